@@ -1,1 +1,1 @@
-"""Clients of the small services and of HTTP, for svcctl; they work with any server."""
+"""Clients for the small services and for HTTP, used by svcctl; they work with any server."""

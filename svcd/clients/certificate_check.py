@@ -1,4 +1,4 @@
-"""TLS of clients: certificates are verified against a name, and each problem of a certificate is described."""
+"""TLS for clients: verification of a server's certificate against a name, with a text for each problem."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class CertificateVerifier:
         return connection
 
     def _verify(self, _: SSL.Connection, certificate: X509, number: int, depth: int, ok: int) -> bool:
-        """Note the result for a certificate of the chain. Depth 0, the server's own, comes last and possibly twice."""
+        """Record the result for a certificate of the chain. The server's own (depth 0) is last and may occur twice."""
         problem = ""
         if not ok:
             reason = _REASONS.get(number, f"OpenSSL's error {number}")
@@ -116,7 +116,7 @@ def _context(trust: TrustSettings) -> SSL.Context:
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
     if trust.ca:
         store = context.get_cert_store()
-        assert store is not None  # noqa: S101 - a context made just now has one
+        assert store is not None  # noqa: S101 - a new context has a store
         for authority in _read("--ca", read_authorities, trust.ca):
             store.add_cert(X509.from_cryptography(authority))
         # Each certificate of the file is trusted, root or not.

@@ -1,4 +1,4 @@
-"""Connections to a server: to the first of its addresses that answers, with TLS on request."""
+"""Connections to the first address of a server that answers, optionally with TLS."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 __all__ = ["connect", "within"]
 
 
-async def within(reactor: IReactorTime, seconds: float, waited_for: Deferred[_T], what: str) -> _T:
-    """Wait for a Deferred at most a given time.
+async def within(reactor: IReactorTime, seconds: float, deferred: Deferred[_T], what: str) -> _T:
+    """Wait for a Deferred with a time limit, and return its result.
 
     Args:
         reactor: the clock.
-        seconds: how long it may take.
-        waited_for: the Deferred; it is cancelled when it takes longer.
-        what: the error text for that case.
+        seconds: the time limit.
+        deferred: the Deferred; it is cancelled at the time limit.
+        what: the beginning of the error text.
 
     Raises:
-        UnavailableError: the time is over.
+        UnavailableError: the time limit has passed.
     """
     try:
         # A cancelled Deferred may fail with any exception.
-        return await waited_for.addTimeout(seconds, reactor, lambda _, __: Failure(PatienceError()))
+        return await deferred.addTimeout(seconds, reactor, lambda _, __: Failure(PatienceError()))
     except PatienceError:
         raise UnavailableError(f"{what} within {seconds:g} s") from None
 
@@ -60,7 +60,7 @@ async def connect(reactor: Reactor, target: Target) -> Stream:
         target: the server.
 
     Raises:
-        UnavailableError: it can't be reached.
+        UnavailableError: the server can't be reached.
         ServerError: the handshake has failed.
         UsageError: certificates or the key of the target's trust can't be used.
     """
@@ -69,7 +69,7 @@ async def connect(reactor: Reactor, target: Target) -> Stream:
     if not target.local:
         looked_up = lookup(reactor, target.host, target.port, target.family)
         addresses = await within(reactor, target.timeout, looked_up, f"{target.host} was not looked up")
-    found = reactor.seconds()
+    looked_up_at = reactor.seconds()
 
     def attempt(factory: IProtocolFactory) -> Deferred[IProtocol]:
         if target.local:
@@ -81,25 +81,27 @@ async def connect(reactor: Reactor, target: Target) -> Stream:
         stream = await _plain(reactor, target, attempt)
     else:
         stream = await _secure(reactor, target, attempt, target.trust)
-    stream.seconds = {"lookup": found - start, **stream.seconds}
+    stream.seconds = {"lookup": looked_up_at - start, **stream.seconds}
     return stream
 
 
 async def _plain(reactor: Reactor, target: Target, attempt: _Attempt) -> Stream:
     start = reactor.seconds()
-    stream: Any = await _reached(reactor, target, attempt(_factory(Stream)))
+    stream: Any = await _await_connection(reactor, target, attempt(_factory(Stream)))
     stream.seconds["connect"] = reactor.seconds() - start
     return stream  # type: ignore[no-any-return]
 
 
 async def _secure(reactor: Reactor, target: Target, attempt: _Attempt, trust: TrustSettings) -> Stream:
-    # Its import takes as long as all others together.
+    # The import of this module takes as long as all other imports together.
     from svcd.clients.certificate_check import CertificateVerifier
 
     verifier = CertificateVerifier(trust)
     factory = _factory(partial(Stream, secure=True))
     start = reactor.seconds()
-    wrapper: Any = await _reached(reactor, target, attempt(TLSMemoryBIOFactory(verifier, True, factory, reactor)))
+    wrapper: Any = await _await_connection(
+        reactor, target, attempt(TLSMemoryBIOFactory(verifier, True, factory, reactor))
+    )
     connected = reactor.seconds()
     stream: Stream = wrapper.wrappedProtocol
     await within(reactor, target.timeout, stream.ready, f"{target} has not finished the TLS handshake")
@@ -118,7 +120,7 @@ def _factory(make: Callable[[], Stream]) -> IProtocolFactory:
     return factory
 
 
-async def _reached(reactor: Reactor, target: Target, attempt: Deferred[_T]) -> _T:
+async def _await_connection(reactor: Reactor, target: Target, attempt: Deferred[_T]) -> _T:
     try:
         return await within(reactor, target.timeout, attempt, f"{target} does not answer")
     except error.TimeoutError:

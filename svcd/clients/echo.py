@@ -1,4 +1,4 @@
-"""The client of echo (RFC 862), and of any service that answers its input: line by line, or as a stream."""
+"""Client for echo (RFC 862) and for any service that answers each line or stream of input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from twisted.internet.defer import TimeoutError as PatienceError
 
 from svcd.clients.connect import connect, within
 from svcd.clients.inactivity import InactivityTimeout, first_of
-from svcd.clients.udp_query import MOST_BYTES, ask_once, questions
+from svcd.clients.udp_query import MOST_BYTES, ask_once, open_query
 from svcd.errors import ServerError, UnavailableError, WrongAnswerError
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 __all__ = ["check", "check_datagram", "exchange_datagrams", "exchange_lines"]
 
 #: How long to wait for the rest of an answer before the half-close, in seconds.
-_GRACE = 1.0
-#: The part of a wrong answer that is shown, in bytes.
+_HALF_CLOSE_DELAY = 1.0
+#: The length of a wrong answer in an error text, in bytes.
 _SHOWN = 200
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+").findall
 
 
-def _mismatch(sent: bytes, came: bytes) -> WrongAnswerError:
-    """Return the error text for an answer that differs from the question."""
-    if sent.endswith(b"\n") and came.endswith(b"\n"):
-        sent, came = sent[:-1], came[:-1]
-    shown, more = came[:_SHOWN], f" and more, {len(came)} bytes in all" if len(came) > _SHOWN else ""
+def _mismatch(sent: bytes, received: bytes) -> WrongAnswerError:
+    """Return the exception for an answer that differs from the question."""
+    if sent.endswith(b"\n") and received.endswith(b"\n"):
+        sent, received = sent[:-1], received[:-1]
+    shown, more = received[:_SHOWN], f" and more, {len(received)} bytes in all" if len(received) > _SHOWN else ""
     return WrongAnswerError(f"sent {_text(sent)}, got {_text(shown)}{more}")
 
 
@@ -43,12 +43,12 @@ def _text(data: bytes) -> str:
 
 
 async def check(reactor: Reactor, target: Target, line: bytes) -> bytes:
-    """Send a line and return the answer, which has to be the same line.
+    """Send a line and return the answer, which must be the same line.
 
     Raises:
         WrongAnswerError: the answer differs.
-        ServerError: the server has closed the connection before.
-        UnavailableError: it can't be reached, or does not answer in time.
+        ServerError: the server has closed the connection without an answer.
+        UnavailableError: the server can't be reached, or does not answer in time.
     """
     stream = await connect(reactor, target)
     try:
@@ -60,34 +60,34 @@ async def check(reactor: Reactor, target: Target, line: bytes) -> bytes:
 
 async def _answer(stream: Stream, line: bytes) -> bytes:
     await stream.write(line)
-    came = b""
-    while line.startswith(came) and len(came) < len(line):
+    received = b""
+    while line.startswith(received) and len(received) < len(line):
         piece = await stream.read()
         if not piece:
-            if came:
-                raise _mismatch(line, came)
+            if received:
+                raise _mismatch(line, received)
             raise ServerError("the server has closed the connection without an answer")
-        came += piece
-    if came[: len(line)] != line:
-        raise _mismatch(line, came)
-    return came
+        received += piece
+    if received[: len(line)] != line:
+        raise _mismatch(line, received)
+    return received
 
 
 async def check_datagram(reactor: Reactor, target: Target, line: bytes) -> bytes:
-    """Check a server as check() does, over UDP."""
-    came = await ask_once(reactor, target, line)
-    if came != line:
-        raise _mismatch(line, came)
-    return came
+    """Check a server over UDP; otherwise as check()."""
+    received = await ask_once(reactor, target, line)
+    if received != line:
+        raise _mismatch(line, received)
+    return received
 
 
 async def exchange_datagrams(reactor: Reactor, target: Target, console: StandardStreams) -> None:
-    """Send each line as a datagram and show its answer before the next line is sent.
+    """Send each line of the input as a datagram, and print its answer before the next line is sent.
 
     Raises:
-        UnavailableError: the server answers no repetition of a question in time.
+        UnavailableError: the server does not answer in time, even after repetitions of the datagram.
     """
-    asked = await questions(reactor, target)
+    query = await open_query(reactor, target)
     left, ended = b"", False
     try:
         while True:
@@ -97,22 +97,22 @@ async def exchange_datagrams(reactor: Reactor, target: Target, console: Standard
                 left, ended = left + data, not data
             line, end, left = left.partition(b"\n")
             if not line + end:
-                # The prompt of the shell belongs on a new line.
+                # Start a new line for the prompt of the shell.
                 console.prompt(b"\n")
                 return
-            came = await asked.ask(line + end)
+            received = await query.ask(line + end)
             console.prompt(b"echo: ")
-            console.write(came if came.endswith(b"\n") or not console.interactive else came + b"\n")
+            console.write(received if received.endswith(b"\n") or not console.interactive else received + b"\n")
     finally:
-        asked.close()
+        query.close()
 
 
 async def exchange_lines(reactor: Reactor, target: Target, console: StandardStreams) -> None:
-    """Send the input and show the answers until the input has ended and all of it is answered.
+    """Send the input and print the answers until the input has ended and all of it is answered.
 
     Raises:
-        ServerError: the server has closed the connection before the input's end.
-        UnavailableError: it can't be reached, or does not answer in time.
+        ServerError: the server has closed the connection before the end of the input.
+        UnavailableError: the server can't be reached, or does not answer in time.
     """
     stream = await connect(reactor, target)
     kind = _TerminalExchange if console.interactive else _StreamExchange
@@ -120,66 +120,70 @@ async def exchange_lines(reactor: Reactor, target: Target, console: StandardStre
     try:
         await first_of(exchange.send_input(), exchange.show_answers(), exchange.inactivity.ends())
     except UnavailableError:
-        if not exchange.satisfied:
+        if not exchange.complete:
             raise
     finally:
         stream.close()
 
 
 class _Exchange(ABC):
-    """Base of both kinds of exchanges: the bytes that were sent and received."""
+    """Base class of the exchanges: it counts the bytes that were sent and received."""
 
     def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         self._clock = reactor
         self.inactivity = InactivityTimeout(reactor, target.timeout, f"{target} has not answered")
         self._console = console
         self._stream = stream
-        self._sent = self._came = 0
-        self._received: Deferred[None] | None = None
+        self._sent_bytes = self._received_bytes = 0
+        self._next_received: Deferred[None] | None = None
 
     async def _send(self, data: bytes) -> None:
-        self._sent += len(data)
+        self._sent_bytes += len(data)
         await self._stream.write(data)
 
     async def show_answers(self) -> None:
-        """Show received bytes until the server ends the connection."""
+        """Print received bytes until the server closes the connection."""
         while data := await self._stream.read():
-            self._came += len(data)
+            self._received_bytes += len(data)
             self._show(data)
             self.inactivity.renew()
-            received, self._received = self._received, None
-            if received is not None:
-                received.callback(None)
-        self._over()
+            waiting, self._next_received = self._next_received, None
+            if waiting is not None:
+                waiting.callback(None)
+        self._finish()
 
     @property
-    def satisfied(self) -> bool:
-        """Whether a server that sends nothing more is in order."""
+    def complete(self) -> bool:
+        """Whether all answers have been received, so that the timeout for inactivity is no error."""
         return False
 
-    def _next(self) -> Deferred[None]:
-        """Return a Deferred that fires at the next received bytes."""
-        self._received = Deferred(self._forget)
-        return self._received
+    def _next_data(self) -> Deferred[None]:
+        """Return a Deferred that fires when the next bytes are received."""
+        self._next_received = Deferred(self._cancelled)
+        return self._next_received
 
-    def _forget(self, _: object) -> None:
-        self._received = None
+    def _cancelled(self, _: object) -> None:
+        self._next_received = None
 
     @abstractmethod
     def _show(self, data: bytes) -> None:
-        """Show received bytes."""
+        """Print received bytes."""
 
     @abstractmethod
-    def _over(self) -> None:
-        """Handle the end of the server's output; raise ServerError if answers are missing."""
+    def _finish(self) -> None:
+        """Handle the end of the server's output.
+
+        Raises:
+            ServerError: answers are missing.
+        """
 
 
 class _TerminalExchange(_Exchange):
-    """Exchange at a terminal: a line is read and sent, its answer shown, and so on."""
+    """Exchange at a terminal: each line is read and sent, and its answer printed, before the next line."""
 
     def __init__(self, reactor: Reactor, target: Target, console: StandardStreams, stream: Stream) -> None:
         super().__init__(reactor, target, console, stream)
-        self._lines_owed = 0
+        self._expected_lines = 0
         self._at_start = True
         self._prompted = False
 
@@ -189,17 +193,17 @@ class _TerminalExchange(_Exchange):
             self._prompt()
             line = await self._console.read()
             if not line:
-                # The prompt of the shell belongs on a new line.
+                # Start a new line for the prompt of the shell.
                 self._console.write(b"\n")
                 return
             self._prompted = False
-            self._sent = self._came = 0
-            self._lines_owed = line.count(b"\n") or 1
+            self._sent_bytes = self._received_bytes = 0
+            self._expected_lines = line.count(b"\n") or 1
             await self._send(line)
             self.inactivity.waiting = True
             # An answer has as many lines as the question, or as many bytes after Ctrl-D within a line.
-            while self._lines_owed > 0 and self._came < self._sent:
-                await self._next()
+            while self._expected_lines > 0 and self._received_bytes < self._sent_bytes:
+                await self._next_data()
             self.inactivity.waiting = False
 
     def _prompt(self) -> None:
@@ -212,19 +216,19 @@ class _TerminalExchange(_Exchange):
             shown += (b"echo: " if self._at_start else b"") + piece
             self._at_start = piece.endswith(b"\n")
         self._console.write(shown)
-        self._lines_owed -= data.count(b"\n")
+        self._expected_lines -= data.count(b"\n")
         if self._prompted:
             self._prompt()
 
-    def _over(self) -> None:
+    def _finish(self) -> None:
         self._console.write(b"\n")
         raise ServerError("the server has closed the connection")
 
 
 class _StreamExchange(_Exchange):
-    """Exchange without a terminal: the whole input goes to the server, all answers go to the output."""
+    """Exchange without a terminal: the whole input is sent to the server, all answers are written to the output."""
 
-    _ended = False
+    _input_ended = False
 
     async def send_input(self) -> None:
         """Send the input; at its end wait for the answers, or half-close the connection."""
@@ -232,26 +236,26 @@ class _StreamExchange(_Exchange):
             self.inactivity.waiting = True
             await self._send(data)
             self.inactivity.waiting = False
-        self._ended = self.inactivity.waiting = True
+        self._input_ended = self.inactivity.waiting = True
         # Some servers send no answer after a half-close, others send theirs only then.
         if not self._stream.half_closes:
-            while self._came < self._sent:
-                await self._next()
+            while self._received_bytes < self._sent_bytes:
+                await self._next_data()
             return
         with suppress(PatienceError):
-            while self._came < self._sent:
-                await self._next().addTimeout(_GRACE, self._clock)
+            while self._received_bytes < self._sent_bytes:
+                await self._next_data().addTimeout(_HALF_CLOSE_DELAY, self._clock)
         self._stream.end()
         await Deferred()
 
     @property
-    def satisfied(self) -> bool:
-        """Whether all input is answered; the server may then leave the close to the client."""
-        return self._ended and self._came >= self._sent
+    def complete(self) -> bool:
+        """Whether all input is answered; a server may then wait for the client to close the connection."""
+        return self._input_ended and self._received_bytes >= self._sent_bytes
 
     def _show(self, data: bytes) -> None:
         self._console.write(data)
 
-    def _over(self) -> None:
-        if not self._ended:
+    def _finish(self) -> None:
+        if not self._input_ended:
             raise ServerError("the server has closed the connection before the end of the input")

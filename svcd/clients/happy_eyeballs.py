@@ -1,4 +1,4 @@
-"""Overlapping attempts at the addresses of a server, so that a dead one costs little (Happy Eyeballs, RFC 8305)."""
+"""Happy Eyeballs (RFC 8305): overlapping connection attempts, so that an unreachable address costs little time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["HappyEyeballs", "by_turns"]
 
-#: How long an attempt may take before the next begins, in seconds (section 8).
+#: The time after which the next attempt starts while one is in progress, in seconds (section 8).
 _DELAY = 0.25
 
 
 def by_turns(addresses: Iterable[Address]) -> list[Address]:
-    """Return addresses in an order that alternates between IPv4 and IPv6 while there are both (section 4)."""
+    """Return addresses in an order that alternates between IPv4 and IPv6 while both are left (section 4)."""
     listed = list(addresses)
     first = [each for each in listed if type(each) is type(listed[0])]
     others = [each for each in listed if type(each) is not type(listed[0])]
@@ -32,15 +32,15 @@ def by_turns(addresses: Iterable[Address]) -> list[Address]:
 
 
 class HappyEyeballs:
-    """A connection attempt that takes the first address that answers.
+    """Connection attempts at several addresses; the first that succeeds is used.
 
     The next address is tried when an attempt has failed, or has had no result for _DELAY.
 
     Args:
         reactor: makes the connections.
         factory: makes the protocols.
-        addresses: at least one.
-        timeout: the limit of an attempt at one address, in seconds.
+        addresses: the addresses, at least one.
+        timeout: the time limit of an attempt at one address, in seconds.
     """
 
     def __init__(
@@ -52,40 +52,40 @@ class HappyEyeballs:
         self._timeout = timeout
         self._running: list[Deferred[IProtocol]] = []
         self._timer: IDelayedCall | None = None
-        self._over = False
-        self._winner: Deferred[IProtocol] = Deferred(lambda _: self._end())
+        self._done = False
+        self._result: Deferred[IProtocol] = Deferred(lambda _: self._stop())
 
     def run(self) -> Deferred[IProtocol]:
-        """Return the connected protocol; if all attempts fail, raise the last failure."""
-        self._next()
-        return self._winner
+        """Start; return a Deferred with the connected protocol, or with the last failure if all attempts fail."""
+        self._try_next()
+        return self._result
 
-    def _next(self) -> None:
+    def _try_next(self) -> None:
         self._stop_timer()
         address = self._left.pop(0)
         kind = TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint
         if self._left:
-            self._timer = self._reactor.callLater(_DELAY, self._next)
+            self._timer = self._reactor.callLater(_DELAY, self._try_next)
         attempt = kind(self._reactor, address.host, address.port, self._timeout).connect(self._factory)
         self._running.append(attempt)
-        attempt.addCallbacks(self._won, self._lost, callbackArgs=(attempt,), errbackArgs=(attempt,))
+        attempt.addCallbacks(self._succeeded, self._failed, callbackArgs=(attempt,), errbackArgs=(attempt,))
 
-    def _won(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
+    def _succeeded(self, protocol: IProtocol, attempt: Deferred[IProtocol]) -> None:
         self._running.remove(attempt)
-        self._end()
-        self._winner.callback(protocol)
+        self._stop()
+        self._result.callback(protocol)
 
-    def _lost(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
-        if self._over:
+    def _failed(self, failure: Failure, attempt: Deferred[IProtocol]) -> None:
+        if self._done:
             return
         self._running.remove(attempt)
         if self._left:
-            self._next()
+            self._try_next()
         elif not self._running:
-            self._winner.errback(failure)
+            self._result.errback(failure)
 
-    def _end(self) -> None:
-        self._over = True
+    def _stop(self) -> None:
+        self._done = True
         self._stop_timer()
         for each in self._running:
             each.cancel()

@@ -1,4 +1,4 @@
-"""A small HTTP client (RFC 9110, 9112): one request, whose answer is written while it is received."""
+"""HTTP client (RFC 9110, 9112) for a single request; it writes the response while it receives it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Url:
     """The parts of a URL.
 
     Attributes:
-        secure: whether it is for TLS.
-        host: a name or an address, without brackets.
-        port: its port.
+        secure: whether the scheme is https.
+        host: the name or the address, without brackets.
+        port: the port.
         authority: host and port in the form of the Host field.
         target: path and query (RFC 9112, section 3.2.1).
     """
@@ -44,10 +44,10 @@ class Url:
 
 
 def parse_url(text: str) -> Url:
-    """Split an http or https URL; one without a scheme is http.
+    """Parse an http or https URL; the default scheme is http.
 
     Raises:
-        UsageError: it is not a URL.
+        UsageError: the text is not a valid URL.
     """
     if "://" not in text:
         text = f"http://{text}"
@@ -88,8 +88,8 @@ class HttpQuery:
 
     Attributes:
         head: whether to request the head alone.
-        include: whether to write the head as well.
-        redirects: how many redirects to follow.
+        include: whether to write the head, too.
+        redirects: the maximum number of redirects to follow.
     """
 
     head: bool = False
@@ -116,47 +116,51 @@ async def fetch(
         The head of the response, which may be that of an error.
 
     Raises:
-        UsageError: it is not a URL.
+        UsageError: the URL is invalid.
         UnavailableError: the server can't be reached, or does not answer in time.
-        ServerError: the answer is not HTTP, or incomplete, or there are too many redirects.
+        ServerError: the response is not HTTP, or incomplete, or there are too many redirects.
     """
-    asked = parse_url(url)
+    current = parse_url(url)
     for _ in range(query.redirects + 1):
-        target = target_of(asked)
+        target = target_of(current)
         stream = await connect(reactor, target)
         try:
-            head = await _exchange(reactor, target, stream, asked, query, write)
+            head = await _exchange(reactor, target, stream, current, query, write)
         finally:
             stream.close()
-        place = _place(head, query)
-        if place is None:
+        location = _location(head, query)
+        if location is None:
             return head
-        asked = _next(asked, place)
+        current = _redirect_url(current, location)
     raise ServerError(f"the server redirects more than {query.redirects} times")
 
 
-def _next(asked: Url, place: str) -> Url:
-    """Return the URL of a redirect."""
+def _redirect_url(current: Url, location: str) -> Url:
+    """Return the URL of a redirect.
+
+    Raises:
+        ServerError: the Location is invalid, or leads from https to http.
+    """
     try:
-        url = urljoin(f"{'https' if asked.secure else 'http'}://{asked.authority}{asked.target}", place)
+        url = urljoin(f"{'https' if current.secure else 'http'}://{current.authority}{current.target}", location)
         found = parse_url(url)
     except (UsageError, ValueError) as error:
         raise ServerError(f"the server redirects to nowhere: {error}") from None
-    if asked.secure and not found.secure:
+    if current.secure and not found.secure:
         raise ServerError(f"the server redirects from https to http, which is not secure: {url}")
     return found
 
 
-def _place(head: Head, query: HttpQuery) -> str | None:
+def _location(head: Head, query: HttpQuery) -> str | None:
     """Return the Location of a redirect; None for another response."""
-    place = head.field(b"location") if query.redirects and head.status in _REDIRECTS else None
-    return None if place is None else place.decode("utf-8", "replace")
+    location = head.field(b"location") if query.redirects and head.status in _REDIRECTS else None
+    return None if location is None else location.decode("utf-8", "replace")
 
 
 async def _exchange(
     reactor: Reactor, target: Target, stream: Stream, url: Url, query: HttpQuery, write: Callable[[bytes], None]
 ) -> Head:
-    """Send the request, and write the answer unless it is a redirect to follow."""
+    """Send the request, and write the response unless it is a redirect to follow."""
     fields = {"Host": url.authority, "User-Agent": f"svcctl/{__version__}", "Accept": "*/*", "Connection": "close"}
     lines = [
         f"{'HEAD' if query.head else 'GET'} {url.target} HTTP/1.1",
@@ -180,7 +184,7 @@ async def _exchange(
             head = each
             if query.include:
                 write(bytes(head))
-            if _place(head, query) is not None:
+            if _location(head, query) is not None:
                 return head
     if head is None:
         raise ServerError("the server has closed the connection without an answer")

@@ -1,4 +1,4 @@
-"""Coroutines of which the first to end decides, and a timeout for inactivity."""
+"""Concurrent coroutines until the first one ends, and a timeout for inactivity."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["InactivityTimeout", "first_of"]
 
 
 async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
-    """Run coroutines until one has ended, and cancel the others.
+    """Run coroutines concurrently until the first one ends, and cancel the others.
 
     Raises:
         Exception: the exception of the first coroutine that ends.
@@ -36,12 +36,12 @@ async def first_of(*coroutines: Coroutine[Deferred[Any], Any, None]) -> None:
 
 
 class InactivityTimeout:
-    """A limit of the time in which a server does nothing although it is expected to.
+    """Timeout for a server that is expected to send or read data and does neither.
 
     Args:
         clock: the reactor.
-        seconds: the limit.
-        what: the error text.
+        seconds: the time limit.
+        what: the beginning of the error text.
     """
 
     def __init__(self, clock: IReactorTime, seconds: float, what: str) -> None:
@@ -53,7 +53,7 @@ class InactivityTimeout:
 
     @property
     def waiting(self) -> bool:
-        """Whether the server is expected to do something."""
+        """Whether the server is expected to send or read data; setting it restarts the time."""
         return self._waiting
 
     @waiting.setter
@@ -62,14 +62,14 @@ class InactivityTimeout:
         self.renew()
 
     def renew(self) -> None:
-        """Restart the time: the server has done something, or the reader of the output has blocked this client."""
+        """Restart the time: the server was active, or the reader of the output has blocked this client."""
         self._since = self._clock.seconds()
 
     async def ends(self) -> None:
-        """Wait until the server has done nothing for too long.
+        """Wait until the time limit has passed.
 
         Raises:
-            UnavailableError: always, at the end of the time.
+            UnavailableError: always, at the time limit.
         """
         while True:
             left = self._since + self._seconds - self._clock.seconds() if self._waiting else self._seconds

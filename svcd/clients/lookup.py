@@ -1,7 +1,7 @@
-"""Address lookup that a timeout can give up.
+"""Address lookups that can be abandoned after a timeout.
 
-getaddrinfo(3) can't be interrupted. It is called in a daemon thread, so that a program can end without its result;
-a program waits for the threads of a reactor's pool.
+getaddrinfo(3) can't be interrupted. It is called in a daemon thread, so that a program can exit without its result; a
+program would wait for a thread of the reactor's pool.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ def lookup(
     protocol: str = "TCP",
     getaddrinfo: Callable[..., Sequence[tuple[object, ...]]] = socket.getaddrinfo,
 ) -> Deferred[list[Address]]:
-    """Return the addresses of a host, at least one, in the order in which to try them (RFC 6724).
+    """Return a Deferred with the addresses of a host, at least one, in the order of preference (RFC 6724).
 
     Args:
-        reactor: gets the answer.
-        host: a name or an address; an IPv6 address may have an interface: `fe80::1%eth0`.
+        reactor: gets the result from the thread.
+        host: a name or an address; an IPv6 address may have a scope: `fe80::1%eth0`.
         port: the port of the addresses.
         family: the family of the addresses.
         protocol: TCP or UDP.
-        getaddrinfo: that of the socket module, or a replacement; it may block.
+        getaddrinfo: the function of the socket module, or a replacement; it may block.
 
-    Fails with UnavailableError if there is no address.
+    The Deferred fails with UnavailableError if there is no address.
     """
 
-    def ask(flags: int) -> list[Address]:
+    def query(flags: int) -> list[Address]:
         rows = getaddrinfo(host, port, family, _KINDS[protocol], 0, flags)
         # /etc/hosts may have an address twice.
         return [_address(protocol, each) for each in dict.fromkeys(row[-1] for row in rows)]  # type: ignore[arg-type]
 
-    # Without a canceller: the result after a cancellation is dropped.
+    # Without a canceller: a Deferred drops the result that follows a cancellation.
     answer: Deferred[list[Address]] = Deferred()
     try:
         # An address needs no thread.
-        answer.callback(ask(socket.AI_NUMERICHOST))
+        answer.callback(query(socket.AI_NUMERICHOST))
     except OSError:
-        Thread(target=_ask, args=(reactor, host, ask, answer), name="lookup", daemon=True).start()
+        Thread(target=_look_up, args=(reactor, host, query, answer), name="lookup", daemon=True).start()
     except UnicodeError:
         answer.errback(UnavailableError(f"{host!r} can't be the name of a host"))
     return answer
 
 
-def _ask(
-    reactor: IReactorFromThreads, host: str, ask: Callable[[int], list[Address]], answer: Deferred[list[Address]]
+def _look_up(
+    reactor: IReactorFromThreads, host: str, query: Callable[[int], list[Address]], answer: Deferred[list[Address]]
 ) -> None:
     try:
-        found = ask(0)
+        found = query(0)
     except OSError as error:
         reactor.callFromThread(answer.errback, UnavailableError(f"{host} has no address: {error.strerror or error}"))
     else:

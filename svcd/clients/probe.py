@@ -1,4 +1,4 @@
-"""Probe of a server: whether it answers, its certificate, and the time that each step takes."""
+"""Probe of a server: its reachability, its certificate, and the time of each step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "Security", "probe"]
 
-#: The part of a server's banner that is kept, in bytes.
+#: The length of a server's banner that is kept, in bytes.
 _MOST_BANNER = 512
 
 
@@ -30,11 +30,11 @@ class Security:
     Attributes:
         version: the version, such as TLSv1.3.
         cipher: the name of the cipher in OpenSSL.
-        protocol: the protocol of ALPN; empty if there is none.
-        subject, issuer: of the server's certificate (RFC 4514).
+        protocol: the protocol negotiated by ALPN; empty if there is none.
+        subject, issuer: the names in the server's certificate (RFC 4514).
         names: the host names and addresses of the certificate.
         begins, ends: the limits of its validity, in seconds since 1970-01-01 00:00 UTC.
-        problems: the problems of the certificate; none if it is trusted.
+        problems: the problems of the certificate; empty if it is trusted.
     """
 
     version: str
@@ -53,10 +53,10 @@ class Finding:
     """The result of a probe.
 
     Attributes:
-        address: the address that has answered.
+        address: the address that was connected to.
         attempts: the number of attempts.
-        seconds: the time of the lookup, the connect and the handshake, and until the first byte, if there was one.
-        banner: the bytes that it sent first.
+        seconds: the time of the lookup, the connect and the handshake, and until the first byte, if there was a byte.
+        banner: the first bytes that the server sent.
         security: the result of the TLS handshake; None without TLS.
     """
 
@@ -70,17 +70,17 @@ class Finding:
 async def probe(
     reactor: Reactor, target: Target, banner_timeout: float, retries: int = 0, pause: float = 1.0
 ) -> Finding:
-    """Connect to a server and return what is found.
+    """Connect to a server and return the result of the probe.
 
     Args:
         reactor: makes the connections.
         target: the server.
-        banner_timeout: how long to wait for a banner, in seconds.
-        retries: the number of further attempts.
+        banner_timeout: the time limit for a banner, in seconds.
+        retries: the number of further attempts after a failure.
         pause: the time before each further attempt, in seconds.
 
     Raises:
-        UnavailableError: the last attempt can't reach it.
+        UnavailableError: the last attempt can't reach the server.
         ServerError: the handshake of the last attempt has failed, or the connection was lost before a banner.
     """
     attempts = 1
@@ -94,12 +94,12 @@ async def probe(
         await deferLater(reactor, pause, lambda: None)
         attempts += 1
     try:
-        return await _look(reactor, stream, target, banner_timeout, attempts)
+        return await _inspect(reactor, stream, target, banner_timeout, attempts)
     finally:
         stream.close()
 
 
-async def _look(reactor: Reactor, stream: Stream, target: Target, banner_timeout: float, attempts: int) -> Finding:
+async def _inspect(reactor: Reactor, stream: Stream, target: Target, banner_timeout: float, attempts: int) -> Finding:
     start, banner, seconds = reactor.seconds(), b"", stream.seconds
     with suppress(PatienceError):
         banner = await stream.read().addTimeout(banner_timeout, reactor)

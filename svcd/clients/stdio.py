@@ -1,7 +1,7 @@
 """The standard input and output of a client that runs on a reactor.
 
-A thread reads the input, on demand only: so files work, which epoll(7) does not watch, and no descriptor that other
-programs share becomes non-blocking. The output is written at once: while its reader is slow nothing is read from the
+A thread reads the input, only on demand: so files work, which epoll(7) does not watch, and descriptors that other
+programs share stay blocking. Output is written by blocking writes: while its reader is slow, nothing is read from the
 server, so no data accumulates.
 """
 
@@ -33,7 +33,7 @@ class StandardStreams:
         sink: the descriptor of the output.
 
     Attributes:
-        interactive: whether both are terminals.
+        interactive: whether input and output are terminals.
     """
 
     def __init__(self, reactor: IReactorFromThreads, source: int = 0, sink: int = 1) -> None:
@@ -45,20 +45,20 @@ class StandardStreams:
         self.interactive = os.isatty(source) and os.isatty(sink)
 
     def read(self) -> Deferred[bytes]:
-        """Return the next bytes, at most PIECE; none at the end, after which it must not be called.
+        """Return a Deferred with the next bytes, at most PIECE; empty at the end, after which it must not be called.
 
-        Fails with OSError if it can't be read.
+        It fails with OSError if the input can't be read.
         """
         if self._thread is None:
-            # A daemon thread: the program does not wait for input at its end.
-            self._thread = Thread(target=self._serve, name="input", daemon=True)
+            # A daemon thread, so that the exit of the program does not wait for input.
+            self._thread = Thread(target=self._read_on_demand, name="input", daemon=True)
             self._thread.start()
-        # Without a canceller: the result after a cancellation is dropped.
+        # Without a canceller: a Deferred drops the result that follows a cancellation.
         wanted: Deferred[bytes] = Deferred()
         self._wanted.put(wanted)
         return wanted
 
-    def _serve(self) -> None:
+    def _read_on_demand(self) -> None:
         found = b"unknown"
         while found:
             wanted = self._wanted.get()
@@ -74,15 +74,15 @@ class StandardStreams:
             try:
                 return os.read(self._source, PIECE)
             except BlockingIOError:
-                # Another program has made it non-blocking.
+                # Another program has made the descriptor non-blocking.
                 select.select([self._source], [], [])
 
     def write(self, data: bytes) -> None:
-        """Write all bytes.
+        """Write all bytes; block while the reader is slow.
 
         Raises:
             BrokenPipeError: the output has no reader.
-            OSError: it can't be written.
+            OSError: the output can't be written.
         """
         left = memoryview(data)
         while left:
@@ -92,6 +92,6 @@ class StandardStreams:
                 select.select([], [self._sink], [])
 
     def prompt(self, text: bytes) -> None:
-        """Write a prompt if both are terminals."""
+        """Write a prompt if input and output are terminals."""
         if self.interactive:
             self.write(text)

@@ -1,4 +1,4 @@
-"""A connection for coroutines: reads on demand, and writes that wait for the server."""
+"""Connection for coroutines: it reads on demand, and its writes wait while the buffer is full."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _MEANINGS = {
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener, IPushProducer)
 class Stream(Protocol):
-    """A connection. It holds the bytes of a single read, and reads no more until they are taken.
+    """Connection to a server. It holds the bytes of a single read, and pauses reading until they are taken.
 
     Args:
         secure: whether the transport is TLS.
 
     Attributes:
         ready: fires when the connection can be used, after the handshake, or when it is lost before.
-        lost: why the connection was lost, unless it was closed in good order.
+        lost: the reason of the loss of the connection; None if the connection was closed in good order.
         seconds: the time of the lookup, the connect and the handshake; set by connect().
         problems: the problems of the server's certificates; set by connect().
         half_closes: whether a half-close is possible, after which the server can still answer.
@@ -54,16 +54,16 @@ class Stream(Protocol):
         self._pieces: list[bytes] = []
         self._reader: Deferred[bytes] | None = None
         self._writer: Deferred[None] | None = None
-        self._full = self._over = self._closing = False
+        self._full = self._input_ended = self._closing = False
         self.lost: BaseException | None = None
 
     # Called by the transport.
 
     def connectionMade(self) -> None:
-        """Note the connection; over TLS the handshake begins."""
+        """Set up the transport; without TLS, mark the connection as usable."""
         transport: Any = self.transport
         if isinstance(transport.getPeer(), IPv4Address | IPv6Address):
-            # Each line is a question: a delay to collect more costs time.
+            # Nagle's algorithm would delay short lines, each of which the server answers.
             transport.setTcpNoDelay(True)
         transport.registerProducer(self, True)
         if not self._secure:
@@ -72,61 +72,61 @@ class Stream(Protocol):
     def handshakeCompleted(self) -> None:
         """Mark the connection as usable."""
         transport: Any = self.transport
-        # In earlier versions a receiver of close_notify had to close at once (RFC 5246, 7.2.1; RFC 8446, 6.1).
+        # Before TLS 1.3 a receiver of close_notify had to close at once (RFC 5246, 7.2.1; RFC 8446, 6.1).
         self.half_closes = not self._secure or transport.getHandle().get_protocol_version_name() == "TLSv1.3"
         self.ready.callback(None)
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep received bytes for the reader, or pass them on at once."""
+        """Pass received bytes to the waiting reader, or keep them for the next."""
         self._pieces.append(data)
         if self._reader is None:
             self._pause(True)
         else:
-            self._give()
+            self._deliver()
 
     def readConnectionLost(self) -> None:
-        """Note that the server sends no more."""
-        self._over = True
-        self._give()
+        """Handle the server's half-close."""
+        self._input_ended = True
+        self._deliver()
 
     def writeConnectionLost(self) -> None:
-        """Note that the half-close is sent."""
+        """Do nothing: the half-close is sent."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Note the end of the connection."""
+        """Record the reason, and resume the waiting reader and writer."""
         early = not self.ready.called
-        if early or not (self._over or reason.check(error.ConnectionDone)):
+        if early or not (self._input_ended or reason.check(error.ConnectionDone)):
             self.lost = reason.value
-        self._over = self._closing = True
-        self._give()
+        self._input_ended = self._closing = True
+        self._deliver()
         self.resumeProducing()
         if early:
             self.ready.callback(None)
 
     def pauseProducing(self) -> None:
-        """Let writers wait: the server takes no more."""
+        """Make writers wait: the buffer is full."""
         self._full = True
 
     def resumeProducing(self) -> None:
-        """Let writers go on: the buffer is empty."""
+        """Resume the waiting writer: the buffer is empty."""
         self._full = False
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.callback(None)
 
     def stopProducing(self) -> None:
-        """Do nothing: connectionLost has the reason."""
+        """Do nothing: connectionLost() follows."""
 
     # Called by a client.
 
     def read(self) -> Deferred[bytes]:
-        """Return the next bytes; none at the end.
+        """Return a Deferred with the next bytes, empty at the end. Only one read at a time is allowed.
 
-        Fails with ServerError if the connection was lost. One reader at a time.
+        The Deferred fails with ServerError if the connection was lost.
         """
-        self._reader = Deferred(self._forget)
+        self._reader = Deferred(self._cancelled)
         reader = self._reader
-        self._give()
+        self._deliver()
         if self._reader is not None:
             self._pause(False)
         return reader
@@ -146,7 +146,7 @@ class Stream(Protocol):
         if not self._closing:
             self._closing = True
             transport.unregisterProducer()
-            # Over TLS the transport still reads until the close_notify of the server.
+            # A TLS transport sends close_notify, and reads until the server's own close_notify.
             (transport.loseConnection if self._secure else transport.loseWriteConnection)()
 
     def close(self) -> None:
@@ -156,17 +156,17 @@ class Stream(Protocol):
         transport.unregisterProducer()
         transport.loseConnection()
 
-    def _forget(self, _: object) -> None:
+    def _cancelled(self, _: object) -> None:
         self._reader = None
 
-    def _pause(self, wanted: bool) -> None:
+    def _pause(self, pause: bool) -> None:
         transport: Any = self.transport
-        if not self._over:
-            (transport.pauseProducing if wanted else transport.resumeProducing)()
+        if not self._input_ended:
+            (transport.pauseProducing if pause else transport.resumeProducing)()
 
-    def _give(self) -> None:
+    def _deliver(self) -> None:
         reader = self._reader
-        if reader is None or not (self._pieces or self._over):
+        if reader is None or not (self._pieces or self._input_ended):
             return
         self._reader = None
         if self._pieces:
@@ -184,7 +184,7 @@ def _explained(reason: str) -> str:
 
 
 def cause(problem: BaseException) -> str:
-    """Return the reason of a failed or lost connection, in few words."""
+    """Return the reason of a failed or lost connection as a short text."""
     number = getattr(problem, "osError", None)
     if number:
         return os.strerror(number)
@@ -194,6 +194,6 @@ def cause(problem: BaseException) -> str:
         return "the server has broken off the connection"
     stack = problem.args[0] if problem.args else None
     if isinstance(stack, (list, tuple)):
-        # OpenSSL's errors: library, function and reason.
+        # Errors of OpenSSL are tuples (library, function, reason).
         return "TLS: " + ("; ".join(_explained(str(entry[-1])) for entry in stack) or "it was broken off")
     return str(problem).removesuffix(".")

@@ -21,14 +21,14 @@ _MOST_PORT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
-    """The settings of TLS.
+    """Settings of TLS.
 
     Attributes:
         name: the host name or address that the certificate of the server must have.
         ca: trusted certificates in PEM; empty for those of the machine.
         certificate: the client's certificate in PEM, followed by intermediate certificates; empty if there is none.
-        key: its private key in PEM.
-        lenient: whether problems of a certificate are only recorded.
+        key: the private key of the client's certificate in PEM.
+        lenient: whether problems of a certificate are recorded without failing the handshake.
         protocols: the protocols that ALPN offers (RFC 7301).
     """
 
@@ -42,13 +42,13 @@ class TrustSettings:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server.
+    """Server of a client, and the settings of the connection.
 
     Attributes:
-        host: its name or address, or the absolute path of its UNIX socket.
-        port: 0 for a UNIX socket.
-        timeout: the limit for the connect, and then for each answer, in seconds.
-        family: AF_INET or AF_INET6 to restrict the addresses; else AF_UNSPEC.
+        host: the name or address, or the absolute path of a UNIX socket.
+        port: the port; 0 for a UNIX socket.
+        timeout: the time limit for the connect, and then for each answer, in seconds.
+        family: AF_INET or AF_INET6 to restrict the addresses; AF_UNSPEC for both.
         trust: the settings of TLS; None without TLS.
     """
 
@@ -60,7 +60,7 @@ class Target:
 
     @property
     def local(self) -> bool:
-        """Whether the server has a UNIX socket."""
+        """Whether the server listens on a UNIX socket."""
         return self.host.startswith("/")
 
     def __str__(self) -> str:
@@ -68,11 +68,11 @@ class Target:
 
 
 def port_number(text: str, protocol: str) -> int:
-    """Return a port, given its number or its name in /etc/services.
+    """Return a port, given as a number or as a name in /etc/services.
 
     Args:
         text: the number or the name.
-        protocol: tcp or udp, since a name may have two ports.
+        protocol: tcp or udp: the port of a name may differ between them.
 
     Raises:
         UsageError: there is no such port.

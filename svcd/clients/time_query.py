@@ -1,4 +1,4 @@
-"""The clients of daytime (RFC 867) and time (RFC 868)."""
+"""Clients for daytime (RFC 867) and time (RFC 868)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Reading", "daytime", "time"]
 
-#: The longest daytime, in bytes.
+#: The longest accepted answer of daytime, in bytes.
 _MOST = 1024
 _TIME_BYTES = 4
-#: The bytes after them from GNU's inetd on 64-bit machines, which sends a long as if it had 32 bits.
+#: Bytes that GNU's inetd sends after the time on 64-bit machines: it sends a long, which has 64 bits there.
 _SURPLUS = bytes(4)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The reading of a server's clock.
+    """Reading of a server's clock.
 
     Attributes:
-        moment: seconds since 1970-01-01 00:00 UTC.
-        offset: the seconds that it is ahead of the local clock; negative if it is behind. The error is at most half a
-            second and half the time of the answer, since the protocol has whole seconds.
+        moment: the time in seconds since 1970-01-01 00:00 UTC.
+        offset: the seconds by which the clock is ahead of the local clock; negative if it is behind. The error is at
+            most half a second plus half the round-trip time, since the protocol has whole seconds.
     """
 
     moment: int
@@ -42,14 +42,14 @@ class Reading:
 
 
 async def _answer(reactor: Reactor, target: Target, datagram: bool, most: int) -> bytes:
-    """Return all bytes that a server sends until it closes; over UDP, those of one datagram.
+    """Return all bytes that a server sends until it closes, or some more than `most`; over UDP, those of a datagram.
 
     Raises:
-        ServerError: there are more than `most` bytes, or the connection was lost.
-        UnavailableError: it can't be reached, or does not answer in time.
+        ServerError: the connection was lost.
+        UnavailableError: the server can't be reached, or does not answer in time.
     """
     if datagram:
-        # The content of the question is ignored; some servers do not receive an empty one.
+        # Servers ignore the content of the question, but some do not receive an empty datagram.
         return await ask_once(reactor, target, b"\n")
     stream = await connect(reactor, target)
     try:
@@ -71,7 +71,7 @@ async def daytime(reactor: Reactor, target: Target, *, datagram: bool = False) -
 
     Raises:
         ServerError: the answer is empty, too long, or not text.
-        UnavailableError: it can't be reached, or does not answer in time.
+        UnavailableError: the server can't be reached, or does not answer in time.
     """
     data = await _answer(reactor, target, datagram, _MOST)
     if not data:
@@ -82,7 +82,7 @@ async def daytime(reactor: Reactor, target: Target, *, datagram: bool = False) -
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = ["\0"]
-    # No control characters for a terminal.
+    # Control characters must not reach a terminal.
     if not all(line.replace("\t", " ").isprintable() for line in lines):
         raise ServerError(f"the answer is no text: {data[:60]!r}")
     return "\n".join(line.rstrip() for line in lines).strip("\n")
@@ -98,8 +98,8 @@ async def time(reactor: Reactor, target: Target, now: Callable[[], float], *, da
         datagram: whether to use UDP.
 
     Raises:
-        ServerError: the answer has not 4 bytes.
-        UnavailableError: it can't be reached, or does not answer in time.
+        ServerError: the answer does not have 4 bytes.
+        UnavailableError: the server can't be reached, or does not answer in time.
     """
     start = now()
     data = await _answer(reactor, target, datagram, _TIME_BYTES + len(_SURPLUS))
@@ -109,5 +109,5 @@ async def time(reactor: Reactor, target: Target, now: Callable[[], float], *, da
         raise ServerError(f"a time has {_TIME_BYTES} bytes, and the answer has {more}")
     between = (start + now()) / 2
     moment = moment_1900(data, between)
-    # The second in the answer began half a second ago, on average.
+    # The answer is truncated to whole seconds, so the clock is half a second ahead of it on average.
     return Reading(moment, moment + 0.5 - between)

@@ -1,4 +1,4 @@
-"""Queries over UDP: each is repeated until it is answered, since datagrams get lost."""
+"""Queries over UDP: a question is repeated until the answer arrives, since datagrams may be lost."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from svcd.clients.lookup import Address
     from svcd.clients.target import Reactor, Target
 
-__all__ = ["MOST_BYTES", "UdpQuery", "ask_once", "questions"]
+__all__ = ["MOST_BYTES", "UdpQuery", "ask_once", "open_query"]
 
 #: The largest datagram over IPv4 (RFC 768 in RFC 791's 65,535 bytes).
 MOST_BYTES = 65_507
-#: The time to the first repetition of a question, in seconds; it doubles each time (RFC 8085, section 3.1.3).
+#: The time until the first repetition of a question, in seconds; it doubles each time (RFC 8085, section 3.1.3).
 _FIRST_PAUSE = 1.0
 
 
-async def questions(reactor: Reactor, target: Target) -> UdpQuery:
-    """Return a UdpQuery for a server.
+async def open_query(reactor: Reactor, target: Target) -> UdpQuery:
+    """Look up the addresses of a server, and return a UdpQuery for it.
 
     Raises:
-        UnavailableError: its name has no address.
+        UnavailableError: its name has no address, or the lookup takes too long.
     """
     looked_up = lookup(reactor, target.host, target.port, target.family, "UDP")
     addresses = await within(reactor, target.timeout, looked_up, f"{target.host} was not looked up")
@@ -38,20 +38,20 @@ async def questions(reactor: Reactor, target: Target) -> UdpQuery:
 
 
 async def ask_once(reactor: Reactor, target: Target, question: bytes) -> bytes:
-    """Send one question to a server and return the answer.
+    """Send a single question to a server and return the answer.
 
     Raises:
-        UnavailableError, UsageError: as in UdpQuery.ask; or the name of the server has no address.
+        UnavailableError, UsageError: as open_query() and UdpQuery.ask().
     """
-    asked = await questions(reactor, target)
+    query = await open_query(reactor, target)
     try:
-        return await asked.ask(question)
+        return await query.ask(question)
     finally:
-        asked.close()
+        query.close()
 
 
 class UdpQuery:
-    """Queries to a server, at its first address that does not refuse.
+    """Queries to a server, at its first address that does not refuse datagrams.
 
     Args:
         reactor: makes the socket.
@@ -69,7 +69,7 @@ class UdpQuery:
         """Send a question and return the answer.
 
         Raises:
-            UnavailableError: there is no answer in time, or no listener.
+            UnavailableError: there is no answer in time, or all addresses refuse.
             UsageError: the question does not fit into a datagram.
         """
         if len(question) > MOST_BYTES:
@@ -99,15 +99,16 @@ class UdpQuery:
 
 
 class _Socket(DatagramProtocol):
-    """A socket that is connected to one address, so that the kernel drops datagrams from others."""
+    """Socket that is connected to an address, so that the kernel drops datagrams from other addresses."""
 
     transport: Any
     closed = False
 
     def __init__(self) -> None:
         self._waiting: Deferred[bytes] | None = None
-        # The repetitions of the question; the answers to the one before that may still come, and their text.
-        self._in_vain = self._stale = 0
+        # The number of unanswered sends of the current question. The number of answers to the previous question that
+        # may still arrive, and their content.
+        self._unanswered = self._stale = 0
         self._last = b""
 
     @classmethod
@@ -119,21 +120,21 @@ class _Socket(DatagramProtocol):
         return made
 
     def ask(self, question: bytes) -> Deferred[bytes]:
-        """Send a question and return the answer; after a cancel it may be repeated.
+        """Send a question; return a Deferred with the answer. After its cancellation the question may be repeated.
 
-        Fails with ConnectionRefusedError.
+        The Deferred fails with ConnectionRefusedError if no process listens.
         """
-        self._waiting = Deferred(self._give_up)
+        self._waiting = Deferred(self._cancelled)
         waiting = self._waiting
         self.transport.write(question)
         return waiting
 
-    def _give_up(self, _: object) -> None:
+    def _cancelled(self, _: object) -> None:
         self._waiting = None
-        self._in_vain += 1
+        self._unanswered += 1
 
     def datagramReceived(self, datagram: bytes, _: object) -> None:
-        """Take an answer of the server."""
+        """Handle an answer; drop late answers to the previous question."""
         waiting = self._waiting
         if waiting is None:
             return
@@ -141,16 +142,16 @@ class _Socket(DatagramProtocol):
             self._stale -= 1
             return
         self._waiting, self._last = None, datagram
-        self._stale, self._in_vain = self._in_vain, 0
+        self._stale, self._unanswered = self._unanswered, 0
         waiting.callback(datagram)
 
     def connectionRefused(self) -> None:
-        """Handle the ICMP message that no process listens."""
+        """Handle the ICMP error of a port without a listener."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.errback(ConnectionRefusedError())
 
     def stopProtocol(self) -> None:
-        """Handle the close of the socket: the epoll reactor closes it where connectionRefused() should be called."""
+        """Handle the close of the socket, by which the epoll reactor reports a refused datagram."""
         self.closed = True
         self.connectionRefused()

@@ -35,7 +35,7 @@ def group_id(name: str) -> int:
 
 
 def _number(digits: str) -> int:
-    """Convert digits to a uid or gid below 2**32 - 1, which means no change to chown(2).
+    """Convert digits to a uid or gid below 2**32 - 1, the value that means no change in chown(2).
 
     Raises:
         KeyError: the number is too great.

@@ -24,16 +24,16 @@ class ControlPath(NamedTuple):
 
     @property
     def directory(self) -> str:
-        """The directory of the socket."""
+        """The directory of the socket, without a final slash."""
         return self.path.rpartition("/")[0]
 
 
 def control_paths() -> list[ControlPath]:
     """Return the default paths of the control socket for the current user, by preference; there is at least one.
 
-    Under systemd it is in the unit's RUNTIME_DIRECTORY (systemd.exec(5)), for root in /run/svcd. Other users have the
-    directory of their session (XDG_RUNTIME_DIR, XDG Base Directory Specification), which may exist without the variable
-    as well, or a directory below /tmp.
+    Under systemd it is in the unit's RUNTIME_DIRECTORY (systemd.exec(5)), for root in /run/svcd. For other users it is
+    in the directory of their session (XDG_RUNTIME_DIR, XDG Base Directory Specification), which may exist without the
+    variable, too, or in a directory below /tmp.
     """
     directory, user = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0], os.geteuid()
     if directory or user == 0:
@@ -65,16 +65,16 @@ def make_directory(control_path: ControlPath, user: int | None = None, group: in
 
     Args:
         control_path: the path of the socket.
-        user: the uid that the directory gets if root makes it.
-        group: the gid that it gets.
+        user: the uid of the directory if root makes it; None for no change.
+        group: the gid of the directory in this case; None for no change.
 
     Returns:
-        The reason why the socket can't be there; empty if it can.
+        The reason why the socket can't be in the directory; empty if it can.
     """
     directory = Path(control_path.directory)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Not with a wider mode: an administrator has set the owner then.
+        # With a wider mode an administrator has made the directory and set its owner.
         own = os.geteuid() == 0 and stat.S_IMODE(os.lstat(directory).st_mode) == 0o700
         if own and (user, group) != (None, None):
             os.chown(directory, -1 if user is None else user, -1 if group is None else group, follow_symlinks=False)

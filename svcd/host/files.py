@@ -26,7 +26,7 @@ class LocalFiles:
 
     def read(self, path: str) -> bytes:
         """Return the content of a regular file; see FileReader."""
-        # A directory is refused by open itself.
+        # open() itself refuses a directory.
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise OSError(errno.EINVAL, "it is no regular file")
@@ -36,7 +36,7 @@ class LocalFiles:
         return data
 
     def read_together(self, paths: Sequence[str]) -> Mapping[str, bytes | OSError]:
-        """Return the content of each file, or what all had when they were last readable; see FileReader."""
+        """Return the contents of files that belong together; see FileReader."""
         found = {path: self._content(path) for path in paths}
         known = {path: self._known[path] for path in paths if path in self._known}
         if any(isinstance(each, PermissionError) for each in found.values()) and len(known) == len(found):
@@ -51,9 +51,9 @@ class LocalFiles:
             return error
 
     def entries(self, folder: str) -> Sequence[str]:
-        """Return the paths in a directory, or those when it could last be listed; see FileReader."""
+        """Return the paths in a directory; see FileReader."""
         try:
-            # As text, unchanged.
+            # Path objects would normalize the text.
             found = self._listed[folder] = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]  # noqa: PTH118, PTH208
         except PermissionError:
             if folder not in self._listed:
@@ -64,7 +64,7 @@ class LocalFiles:
     def file_stat(self, path: str) -> Hashable:
         """Return device, inode, times and size of the file, following links."""
         found = os.stat(path)  # noqa: PTH116 - as text, unchanged
-        # The inode, since a new file may have the same size and mtime; ctime, which can't be set.
+        # The inode: a new file may have the same size and mtime. The ctime: it can't be set.
         return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
     def is_exposed(self, path: str) -> bool:

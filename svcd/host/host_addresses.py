@@ -31,7 +31,7 @@ KEEP_SECONDS = 300.0
 RETRY_SECONDS = 30.0
 #: Time limit of a lookup, in seconds; the next lookup may begin while the thread is still blocked.
 _LOOKUP_SECONDS = 20.0
-#: The most addresses of a name that are used: the lowest by number.
+#: The maximum number of addresses of a name; the lowest by number are used.
 MAX_ADDRESSES = 64
 #: Errors that are answers: the name does not exist, or has no address.
 _NO_ADDRESS = (socket.EAI_NONAME, socket.EAI_NODATA)

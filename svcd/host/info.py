@@ -35,7 +35,7 @@ __all__ = ["Host", "LoadAverage", "broadcasts"]
 
 #: Time limit of a lookup of bind=NAME, in seconds.
 _LOOKUP_SECONDS = 2.0
-#: The same for names that had no answer a moment ago; names in /etc/hosts need no longer.
+#: The same for names whose last lookup had no answer; names in /etc/hosts take no longer.
 _UNANSWERED_SECONDS = 0.2
 _LOOKUPS: LookupPool[list[Name]] = LookupPool("svcd-bind", active=16, threads=32, queued=1000)
 _LOOPBACKS = {4: (socket.AF_INET, "127.0.0.1"), 6: (socket.AF_INET6, "::1")}
@@ -45,14 +45,14 @@ class Host:
     """svcd.interfaces.HostInfo of the local host.
 
     Args:
-        check_expiry: whether an expired certificate is an error: in a check it is, but it does not keep a daemon with
-            other services from starting or reloading.
-        thorough: whether to call factories and to check permissions of handlers, as a check does.
+        check_expiry: whether an expired certificate is an error. It is in a check, but a daemon must be able to start
+            and reload with one.
+        thorough: whether to call factories and to check permissions of handlers, as in a check.
         user: name or number of the user that runs handlers without user=; empty for the current user.
         import_wait: time limit of all imports together, in seconds, and an upper limit for lookups of bind= names; None
             for the time limit of each import.
-        check_wait: the same for imports of Python handlers, which launchers do themselves.
-        unanswered: names in bind= that had no answer a moment ago; their lookups have a short time limit.
+        check_wait: the same for imports of Python handlers, which launchers repeat themselves.
+        unanswered: names in bind= whose last lookup had no answer; their lookups have a short time limit.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class Host:
         return frozenset(version for version, (family, host) in _LOOPBACKS.items() if _can_bind(family, host))
 
     def look_up(self, names: Iterable[str]) -> None:
-        """Start lookups of names, all at once, so that several unanswered names take no longer than a single one."""
+        """Start concurrent lookups, so that several unanswered names take no longer than a single one."""
         self._lookups_begin = time.monotonic()
         for name in names:
             if name not in self._lookups and not ip_literal(name) and name not in self._interfaces:
                 self._lookups[name] = _LOOKUPS.begin(name, partial(system_addresses, name))
 
     def addresses(self, name: str) -> Sequence[str]:
-        """Return the addresses of a literal, an interface or a host name, tried in this order.
+        """Return the addresses of a literal, an interface or a host name, in this order of precedence.
 
         Raises:
             OSError: there are none, or the lookup has reached its time limit.
@@ -144,7 +144,7 @@ class Host:
     @cached_property
     def _interfaces(self) -> dict[str, list[str]]:
         """The addresses of the network interfaces by name, read once for each Host."""
-        # It imports ctypes, and few services name an interface.
+        # Imported here, since it loads ctypes, and few services name an interface.
         import ifaddr
 
         return {
@@ -165,19 +165,19 @@ class Host:
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> Sequence[str]:
         """Return why Python handlers can't be imported; see HostInfo."""
-        # Few services have Python handlers.
+        # Imported here, since few services have Python handlers.
         from svcd.process.import_check import check_imports
 
         return check_imports([self._import_check(*each) for each in wanted], self._check_wait)
 
     def cannot_serve(self, wanted: Sequence[tuple[str, object, float]]) -> Sequence[str]:
-        """Return why references are no Twisted factories; a check calls them, each in a process of its own."""
+        """Return why references are no Twisted factories; see HostInfo. A check calls each in a separate process."""
         if not self._thorough:
             longest = max((seconds for _, _, seconds in wanted), default=0.0)
             wait = longest if self._import_wait is None else self._import_wait
             imports = import_in_background([reference for reference, _, _ in wanted], wait)
             return [_cannot_resolve(reference, imports[reference], seconds) for reference, _, seconds in wanted]
-        # A daemon calls no factories as it checks them.
+        # Imported here, since a daemon does not call factories to check them.
         from svcd.process.import_check import check_imports
 
         checks = [self._import_check(reference, (), RunAs(), seconds) for reference, _, seconds in wanted]
@@ -241,13 +241,13 @@ def _groups(runner: RunAs) -> tuple[int, ...]:
 
 def broadcasts() -> frozenset[str]:
     """Return the current broadcast addresses of the host's networks (RFC 919)."""
-    # It imports ctypes, and only datagram services need it.
+    # Imported here, since it loads ctypes, and only datagram services need it.
     import ifaddr
 
     found = set()
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
-            # Networks of two addresses or one have none (RFC 3021).
+            # Networks with one or two addresses have no broadcast address (RFC 3021).
             if isinstance(ip.ip, str) and ip.network_prefix < 31:
                 network = ipaddress.IPv4Network(f"{ip.ip}/{ip.network_prefix}", strict=False)
                 found.add(str(network.broadcast_address))

@@ -1,4 +1,4 @@
-"""Watcher of paths whose files are missing or unusable: calls back after changes, by inotify(7)."""
+"""Watcher of paths whose files are missing or unusable, by inotify(7)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PathWatcher:
         self._watched: dict[str, frozenset[str]] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch these paths and no others; watch nothing if the kernel refuses."""
+        """Replace the watched paths; watch nothing if the kernel refuses."""
         directories: dict[str, set[str]] = {}
         for path in paths:
             directories.setdefault(_existing_parent(os.path.dirname(path)), set()).add(path)  # noqa: PTH120 - as it was written

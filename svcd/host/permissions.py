@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 __all__ = ["PathUser", "cannot_enter", "cannot_execute", "cannot_read"]
 
-#: The most symbolic links that Linux follows in one path (path_resolution(7)).
+#: The maximum number of symbolic links that Linux follows in a path (path_resolution(7)).
 _MOST_LINKS = 40
 
 
@@ -18,7 +18,7 @@ class PathUser:
     """User and groups whose permissions are checked.
 
     Attributes:
-        name: text for messages.
+        name: the name in messages.
         user: the uid.
         groups: all gids.
     """
@@ -78,7 +78,7 @@ def cannot_execute(path: str, account: PathUser, root: str = "") -> str:
 
 
 def cannot_enter(path: str, account: PathUser, root: str = "") -> str:
-    """Return why a user can't enter a directory; otherwise as `cannot_execute`."""
+    """Return why a user can't enter a directory; empty if it can. Otherwise as cannot_execute()."""
     try:
         full, status = _walk(path, account, root)
         if not stat.S_ISDIR(status.st_mode):
@@ -91,7 +91,7 @@ def cannot_enter(path: str, account: PathUser, root: str = "") -> str:
 
 
 def cannot_read(path: str, account: PathUser, root: str = "") -> str:
-    """Return why a user can't read a file; otherwise as `cannot_execute`."""
+    """Return why a user can't read a file; empty if it can. Otherwise as cannot_execute()."""
     try:
         full, status = _walk(path, account, root)
         if not account.may_read(full, status):
@@ -115,11 +115,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 class _ForbiddenError(OSError):
-    """Denial for the checked user, in contrast to one for this process."""
+    """Denial for the checked user, as opposed to a denial for this process."""
 
 
 def _unless_hidden(error: OSError, account: PathUser) -> str:
-    """Return the reason of an error; empty if this process was denied where the checked user may not be."""
+    """Return the reason of an error; empty if it is a denial for this process alone."""
     hidden = error.errno == errno.EACCES and not isinstance(error, _ForbiddenError) and account.user != os.geteuid()
     return "" if hidden else error.strerror or str(error)
 

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT_SECONDS", "ReverseResolver", "confirmed_system_host_of", "system_host_of"]
 
-#: Time limit of a lookup, in seconds: the result is None then, and the answer is still cached.
+#: Time limit of a lookup, in seconds. The result is None then; a later answer is cached.
 TIMEOUT_SECONDS = 2.0
-#: How long an answer is cached, in seconds, and how many answers are.
+#: The time that answers are cached, in seconds, and the maximum number of cached answers.
 _KEEP_SECONDS = 300.0
 _MAX_KEPT = 4096
-#: Concurrent lookups within the time limit, concurrent lookups in all, and queued lookups; beyond that the result is
-#: None.
+#: The maximum numbers of concurrent lookups within the time limit, of all concurrent lookups, and of queued lookups.
+#: Beyond that the result is None.
 _ACTIVE = 4
 _THREADS = 32
 _QUEUED = 1000
@@ -41,15 +41,15 @@ def system_host_of(address: str) -> str | None:
     try:
         found = socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
     except (OSError, UnicodeError):
-        # UnicodeError: the owner of an address sets its name, which may have any bytes.
+        # UnicodeError: the owner of an address controls its name, which may contain any bytes.
         return None
     return found[:255]
 
 
 def confirmed_system_host_of(address: str) -> str | None:
-    """Return the host name of an address if that is an address of the name; None otherwise. Blocks.
+    """Return the host name of an address if the name has this address; None otherwise. Blocks.
 
-    The owner of the address controls the reverse entry, and the owner of the name the forward entry.
+    The owner of the address controls its reverse entry, and the owner of the name its forward entry.
     """
     host = system_host_of(address)
     if host is None:
@@ -65,7 +65,7 @@ def confirmed_system_host_of(address: str) -> str | None:
 class ReverseResolver:
     """svcd.interfaces.HostNameResolver with a cache.
 
-    Lookups that decide on access have a pool of their own, so that lookups for the log do not delay them.
+    Lookups for access rules have a separate pool, so that lookups for the log do not delay them.
 
     Args:
         clock: the reactor, for time.
@@ -121,11 +121,11 @@ class ReverseResolver:
         return cancel
 
     def _look_up(self, question: _Question) -> str | None:
-        """Look up a name in a thread of the pool; cache it, also after the time limit."""
+        """Look up a name in a thread of the pool; cache the answer, even after the time limit."""
         address, confirmed = question
         try:
             host = self._lookups[confirmed](address)
-        except Exception:  # noqa: BLE001 - whatever it is, there is no name
+        except Exception:  # noqa: BLE001 - after any error there is no name
             host = None
         with self._lock:
             self._known.pop(question, None)

@@ -1,7 +1,7 @@
 """Notifications to the service manager: state, watchdog, and stored sockets (sd_notify(3), sd_pid_notify_with_fds(3)).
 
-Each message is a datagram of assignments to the socket that $NOTIFY_SOCKET names, with optional descriptors. The
-protocol is small and stable, and its manual page specifies it in full, so no library is used.
+Each message is a datagram of assignments to the socket $NOTIFY_SOCKET, with optional descriptors. The protocol is small
+and stable, and its manual page specifies it in full, so no library is used.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceManager", "StatusReporter"]
 
-#: How long a message that must not be lost waits for room in the manager's queue, in seconds.
+#: The longest wait for room in the manager's queue, for messages that must not be lost, in seconds.
 _SEND_SECONDS = 1.0
-#: How long a barrier waits for the manager, in seconds, as sd_notify_barrier(3) recommends.
+#: The longest wait of a barrier for the manager, in seconds, as sd_notify_barrier(3) recommends.
 _BARRIER_SECONDS = 5.0
 #: The time between status messages, in seconds.
 _STATUS_SECONDS = 5.0
@@ -96,7 +96,7 @@ class ServiceManager:
         sender.sendmsg([message], rights)
 
     def _connected(self) -> socket.socket:
-        """Return the socket, which stays connected: poll(2) shows when there is room, and messages cost less."""
+        """Return the socket, which stays connected: so poll(2) reports room, and messages are cheaper."""
         if self._socket is None:
             sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             try:
@@ -109,21 +109,21 @@ class ServiceManager:
         return self._socket
 
     def ready(self, status: str = "") -> None:
-        """Send that this process serves, at the start or at the end of a reload."""
+        """Send READY=1: this process serves, after a start or a reload."""
         self.send("READY=1", f"MAINPID={os.getpid()}", *([f"STATUS={status}"] if status else []))
 
     def reloading(self) -> None:
-        """Send that a reload begins; `ready` ends it. Type=notify-reload identifies the reload by the time."""
+        """Send RELOADING=1 at the start of a reload; `ready` ends it. Type=notify-reload identifies it by the time."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """Send that the daemon stops."""
+        """Send STOPPING=1 at the start of a stop."""
         self.send("STOPPING=1", "STATUS=stopping")
 
     def store_fd(self, name: str, sock: socket.socket) -> bool:
-        """Store a socket in the manager's file descriptor store, which passes it on when it starts the daemon again.
+        """Store a socket in the manager's file descriptor store; the manager passes it to the daemon at a restart.
 
-        FDPOLL=0: the manager must not remove a socket because of an error on it, which the daemon handles.
+        FDPOLL=0: the manager must not remove a socket because of an error on it; the daemon handles errors.
         """
         return self.send("FDSTORE=1", "FDPOLL=0", f"FDNAME={name}", fd=sock.fileno())
 
@@ -132,9 +132,9 @@ class ServiceManager:
         self.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     def barrier(self, seconds: float = _BARRIER_SECONDS) -> bool:
-        """Block until the manager has handled all messages sent before; return whether it has.
+        """Block until the manager has handled all earlier messages; return whether it has.
 
-        It closes the descriptor sent with BARRIER=1 (sd_notify_barrier(3)).
+        The manager then closes the descriptor that is sent with BARRIER=1 (sd_notify_barrier(3)).
         """
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         try:
@@ -159,7 +159,7 @@ class ServiceManager:
 class StatusReporter:
     """Periodic watchdog messages, and the status when it has changed.
 
-    Timers of the reactor send them: a reactor that hangs sends none, and the manager acts.
+    Timers of the reactor send them, so a reactor that hangs sends none and the manager restarts the daemon.
 
     Args:
         clock: the reactor.
@@ -175,9 +175,9 @@ class StatusReporter:
         self._calls: dict[str, IDelayedCall] = {}
 
     def start(self) -> None:
-        """Send that the daemon is ready once the reactor runs, and start the timers.
+        """Send READY=1 when the reactor runs, and start the timers.
 
-        Before that, a signal sent in response would terminate the process at once.
+        If it were sent earlier, a signal sent in response would terminate the process at once.
         """
         if self._manager.present:
             self._calls["ready"] = self._clock.callLater(0, self._begin)
@@ -206,7 +206,7 @@ class StatusReporter:
         self._manager.send("WATCHDOG=1", wait=False)
 
     def reloading(self) -> None:
-        """Send that a reload begins; `reloaded` ends it, whatever its result."""
+        """Send that a reload begins; `reloaded` ends it, whether it succeeds or not."""
         self._manager.reloading()
 
     def reloaded(self) -> None:

@@ -1,19 +1,19 @@
-"""Every log event: its name and its fields, in the order in which they are written.
+"""All log events: their names and their fields, in the order in which they are written.
 
 A line is `TIME EVENT key=value ...` as text, or one JSON object with the same keys and the event's `level`, where the
 values of NUMBERS are numbers and all others strings. Times are local, ISO 8601 with the offset from UTC and
 milliseconds. A value with other characters than letters, digits and `_.:/@%+,-[]` is written as a JSON string, so that
 nothing that a client sends can forge or break a line.
 
-Fields: `service` name/protocol; `address` of a listening socket; `runs` what serves it; `peer` the client's address;
+Fields: `service` name/protocol; `address` of a listening socket; `runs` its handler; `peer` the client's address;
 `host` its host name, with resolve=yes; `id` the number of the connection since the start; `count` the open connections
 of the service after the event; `in`, `out` bytes from and to the client; `seconds` the duration; `reason` why the
 connection ended: done (closed in good order), lost (reset, or a network error), aborted (by the service), error (an
 exception in the service), failed (it could not be served, as a `fail` line explains), handshake (the TLS handshake did
 not succeed; a `fail` line explains why, unless the client closed without sending anything), killed (a signal that the
-daemon did not send ended the process), unknown (its launcher was lost, and the process may go on), timeout (it named
-no service to tcpmux), shutdown (the daemon stopped), evicted (of HTTP, or in a TLS handshake: it was idle or slow, and
-another connection needed its place), or the deadline that passed: idle (idle_timeout), first_byte
+daemon did not send ended the process), unknown (its launcher was lost, and the process may go on), timeout (the client
+sent no service name to tcpmux), shutdown (the daemon stopped), evicted (of HTTP, or in a TLS handshake: it was idle or
+slow, and another connection needed its place), or the deadline that passed: idle (idle_timeout), first_byte
 (first_byte_timeout), session (session_timeout), of HTTP request (request_timeout), keepalive (keepalive_timeout), send
 (send_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its
 processor time in seconds; `tls` the TLS version, a dash if the handshake failed; `subject` of the client's certificate
@@ -31,10 +31,10 @@ the accept line of a connection that waits for a handshake, process or name has 
 `seconds` of its end line count from the accept. `in` and `out` are the bytes on the wire.
 A client that closes without TLS's closure alert counts as done: many omit it, browsers among them.
 
-An `upgrade` line is written when another process, `pid`, has taken over: the `seconds` since that was requested, and
-the `connections` that this process still has. An `upgrade-failed` line gives the `reason` why none could.
+An `upgrade` line is written when another process, `pid`, has taken over: the `seconds` since the request, and the
+`connections` that this process still has. An `upgrade-failed` line has the `reason` of a failed upgrade.
 
-A `control` line is written when the control socket was opened again at its `path` (`state` reopened), since its file
+A `control` line is written when the control socket was opened again at its `path` (`state` reopened), because its file
 was removed or replaced.
 
 `origin` of a socket that was open before: activation (from a socket unit) or store (from the old daemon, by the fd
@@ -62,7 +62,7 @@ per_source_rate, name (the host name, or that there is none), service (the servi
 (of datagrams: the source port is that of a service), proxy (without a valid header of the PROXY protocol: `peer` is the
 proxy, and `rule` explains what is wrong).
 
-With --log-addresses short no line identifies more of a client than its network: `peer` is 192.0.2.0 for 192.0.2.1 and
+With --log-addresses short a line identifies only the network of a client: `peer` is 192.0.2.0 for 192.0.2.1 and
 2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, no `subject`, and no `rule` that is for an
 address or a name. Peers of UNIX sockets are not shortened, nor is the output of handlers (`output`) or text in
 tracebacks. Code that writes a peer's address into a line gets it from LogWriter.format_peer.
@@ -134,14 +134,14 @@ PRIORITIES = {"critical": 2, "error": 3, "warn": 4, "notice": 5, "info": 6, "deb
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One kind of line: its name, its fields in order, and its level, one of PRIORITIES."""
+    """Kind of line: its name, its fields in order, and its level, a key of PRIORITIES."""
 
     name: str
     fields: tuple[str, ...]
     level: str = "info"
 
 
-# What the daemon does is a notice, what happens to it is a warning.
+# Actions of the daemon are notices, problems are warnings.
 LISTEN = Event("listen", ("service", "address", "runs", "origin"), "notice")
 UNUSED_FD = Event("leftover", ("name", "address", "reason"), "warn")
 NOT_ACTIVATED = Event("ungiven", ("service", "address"), "warn")
@@ -189,7 +189,7 @@ REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")
 def log_event(log: Logger, event: Event, **values: object) -> None:
     """Write an event of the daemon through twisted.logger.
 
-    Any observer can write it as text; LogObserver finds the event under `svcd_event`.
+    Any observer can write it as text; LogObserver gets the Event from the key `svcd_event`.
     """
     known = [name for name in event.fields if name in values]
     text = " ".join([event.name, *(f"{name}={{{name}}}" for name in known)])

@@ -21,7 +21,7 @@ _PLAIN = re.compile(r"[\w.:/@%+,\-\[\]]+", re.ASCII).fullmatch
 
 
 def quote(value: object) -> str:
-    """Return a value as text: unchanged if it is plain, else as a JSON string in ASCII."""
+    """Return a value as text: unchanged if it has only plain characters, otherwise as a JSON string in ASCII."""
     text = str(value)
     return text if _PLAIN(text) else json.dumps(text)
 
@@ -31,7 +31,7 @@ def _quoted(_name: str, value: object) -> str:
 
 
 class LineFormat(Protocol):
-    """How lines are written.
+    """Format of the lines of a log.
 
     Attributes:
         stamp: a %-format for the time at the start of a line; empty if lines have no time.
@@ -47,7 +47,7 @@ class LineFormat(Protocol):
 
 
 class TextFormat:
-    """`TIME EVENT key=value ...`.
+    """Lines of text: `TIME EVENT key=value ...`.
 
     Args:
         stamped: whether lines begin with the time.
@@ -68,7 +68,7 @@ class TextFormat:
 
 
 class JsonFormat:
-    """One JSON object, with the time, the event and its level first.
+    """Lines with a JSON object, whose first members are the time, the event and its level.
 
     Args:
         stamped: whether lines have the time.
@@ -95,7 +95,7 @@ class JsonFormat:
 
 
 class SyslogPriorityFormat:
-    """Lines of another format behind their severity, as `<6>`: for syslog, and for loggers that have levels.
+    """Lines of another format after their severity, such as `<6>`: for syslog, and for loggers with levels.
 
     Args:
         line_format: the other format, without time, since syslog and loggers add their own.
@@ -118,9 +118,9 @@ class SyslogPriorityFormat:
 class JournaldFormat(TextFormat):
     """Entries of systemd's journal: fields `NAME=value` with line ends between them, for svcd.log.sinks.JournaldSink.
 
-    MESSAGE is the line of text, and every value of it has a field of its own as well, SVCD_ and its key. The message of
-    a `log` line, which may be a traceback of many lines, is MESSAGE unchanged: journalctl shows those well. The time is
-    SVCD_TIME, since journald records when the entry arrived, and lines are buffered before that.
+    MESSAGE is the line of text. Every value also has its own field, SVCD_ and its key. The message of a `log` line,
+    which may be a traceback of many lines, is MESSAGE unchanged; journalctl can show several lines. SVCD_TIME is the
+    time of the event: journald records the time when the entry arrives, and lines are buffered before.
     """
 
     #: SYSLOG_FACILITY 3 is daemon, as systemd sets it for lines of the standard output.

@@ -1,4 +1,4 @@
-"""Destination and format of the log, by twistd's own options and svcd's."""
+"""Destination and format of the log, from the options of twistd and svcd."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LOG_FORMATS", "LogSetup"]
 
-#: How long finish() waits for the sink to take all lines, and the pause between two attempts, in seconds.
+#: The time that finish() waits for the sink to take all lines, and the pause between two attempts, in seconds.
 _FINISH_SECONDS = 0.9
 _FINISH_PAUSE = 0.01
 #: The values of --log-format.
@@ -31,12 +31,11 @@ LOG_FORMATS = ("text", "json", "journald")
 
 
 class LogSetup:
-    """The log of one daemon.
+    """Log of the daemon.
 
-    twistd's --logfile, --syslog and --prefix work as in twistd itself. With a --logger of the user's own the lines go
-    through twisted.logger to that. The default format is text, unless the log is the standard output and systemd's
-    journal
-    reads that: then lines are entries of the journal, with their fields.
+    twistd's --logfile, --syslog and --prefix work as in twistd itself. With a --logger of the user's own the lines are
+    passed to that through twisted.logger. The default format is text, unless the log is the standard output and
+    systemd's journal reads that: then lines are entries of the journal, with their fields.
 
     Args:
         options: twistd's options.
@@ -45,7 +44,7 @@ class LogSetup:
 
     Attributes:
         log_writer: the writer of all lines.
-        on_terminal: whether the log is the standard output, or is read together with it.
+        on_terminal: whether the log is the standard output, or the journal that reads the standard output.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class LogSetup:
             and (self._path == "-" or (not self._path and self._nodaemon))
         )  # fmt: skip
         if log_format is None and self.on_terminal and _is_journal(sys.stdout):
-            # journald does not listen, as in some containers: text to the standard output remains.
+            # If journald does not listen, as in some containers, the log stays text on the standard output.
             with contextlib.suppress(OSError):
                 self._use_journald()
         self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
@@ -76,7 +75,7 @@ class LogSetup:
     def _line_format(self, as_json: bool) -> LineFormat:
         if self._native:
             return JournaldFormat()
-        # syslog and twisted.logger add a time and a level of their own.
+        # syslog and twisted.logger add the time and the level themselves.
         bare = self._has_logger or self._syslog
         line_format = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
         return SyslogPriorityFormat(line_format) if bare else line_format
@@ -92,7 +91,7 @@ class LogSetup:
         """Open the destination and return an observer for the application; None with a --logger of the user's own.
 
         Raises:
-            StartFailure: it can't be opened.
+            StartFailure: the destination can't be opened.
         """
         if self._has_logger:
             return None
@@ -108,9 +107,9 @@ class LogSetup:
         return LogObserver(self.log_writer)
 
     def record_start_failure(self, lines: Sequence[str]) -> None:
-        """Write the reason of a failed start to the log; the standard error has it already.
+        """Write the reason of a failed start to the log, unless the log is the terminal.
 
-        Nothing is written twice to a terminal, nor to a --logger of the user's own, which has not started yet.
+        The standard error has the reason already. A --logger of the user's own gets nothing: it has not started yet.
         """
         terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
         if self._has_logger or (self.on_terminal and terminal):
@@ -126,8 +125,8 @@ class LogSetup:
         """Write the buffered lines before the process ends, and wait until journald has read them.
 
         Args:
-            seconds: how long to wait for a reader that reads nothing; for one that reads slowly, twice as long at most.
-                If lines are left then, their number is written to the standard error.
+            seconds: how long to wait for a reader that reads nothing; the limit for a slow reader is twice as long.
+                After that, the number of lines that are left is written to the standard error.
         """
         now = time.monotonic()
         end, latest = now + seconds, now + 2 * seconds
@@ -142,7 +141,7 @@ class LogSetup:
             time.sleep(_FINISH_PAUSE)
             self.log_writer.flush()
         error = sys.__stderr__
-        # It may be a pipe that is not read either; writing must not block.
+        # The standard error may be a pipe that is not read either; writing must not block.
         if waiting and error is not None and select.select([], [error], [], 0)[1]:
             text = f"the log lacks the last {waiting} lines: they could not be written within {seconds:g} s"
             print(f"svcd: {text}", file=error)
@@ -150,7 +149,7 @@ class LogSetup:
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:
             raise log_start_failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
-        # twistd replaces sys.stdout later; this is still the real one.
+        # twistd replaces sys.stdout later; now it is still the real standard output.
         sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
         sink.reopen()
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):

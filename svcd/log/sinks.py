@@ -1,7 +1,7 @@
 """Destinations of the log: a file, a pipe or a terminal; syslog; twisted.logger; systemd's journal.
 
-Each takes lines and returns how many it wrote, as svcd.log.writer.LogWriter requires of its sink. None blocks the
-daemon for long: it waits for a slow reader, not for a stopped one.
+Each takes lines and returns the number of lines that it has written, as svcd.log.writer.LogWriter requires of its sink.
+A sink waits for a slow reader, but not for a stopped one, so none blocks the daemon for long.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ __all__ = [
     "twisted_sink",
 ]
 
-#: How long a write waits for a reader that has kept up so far, in milliseconds.
+#: The longest wait of a write for a reader that has kept up so far, in milliseconds.
 _WAIT_MS = 100
 #: The socket of journald.
 JOURNALD_SOCKET = "/run/systemd/journal/socket"
 #: The send buffer to journald in bytes, if the system allows it: as in sd_journal_sendv(3).
 _JOURNALD_BUFFER = 8 << 20
-#: Characters of a value that are kept if an entry is too large for a datagram and memory files are forbidden.
+#: The characters of a value that are kept if an entry is too large for a datagram and memory files are forbidden.
 _MAX_VALUE = 8192
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 class _WritableWait:
-    """Bounded wait for a reader: for 100 ms each time while it keeps up, else not at all.
+    """Bounded wait for a reader: 100 ms each time while the reader keeps up, no wait otherwise.
 
     Args:
         fd: the descriptor to write to.
@@ -63,17 +63,17 @@ class _WritableWait:
         self._poll.register(fd, select.POLLOUT)
 
     def has_room(self) -> bool:
-        """Return whether something can be written, now or soon."""
+        """Return whether data can be written, now or within the wait."""
         ready = bool(self._poll.poll(self._timeout))
         self._timeout = _WAIT_MS if ready else 0
         return ready
 
 
 class FileSink:
-    """A file, or the standard output, that lines are appended to: whole lines, or none of a line.
+    """File or standard output to which lines are appended, each completely or not at all.
 
     Args:
-        path: of the file; empty for the standard output.
+        path: the path of the file; empty for the standard output.
         stream: the standard output.
     """
 
@@ -83,16 +83,16 @@ class FileSink:
         self._fd = -1 if path else stream.fileno()
 
     def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGUSR1: the file was renamed, as logrotate(8) does; open a new one."""
+        """Handle SIGUSR1: the file was renamed, as by logrotate(8); open a new file."""
         if self._path:
             with contextlib.suppress(StartFailure):
                 self.reopen()
 
     def reopen(self) -> None:
-        """Open the file; what is open stays in use if that fails.
+        """Open the file again; if that fails, the open file stays in use.
 
         Raises:
-            StartFailure: it can't be opened.
+            StartFailure: the file can't be opened.
         """
         if not self._path:
             self._inspect()
@@ -116,7 +116,7 @@ class FileSink:
         self._reader = _WritableWait(self._fd)
 
     def write(self, lines: Sequence[str]) -> int:
-        """Append lines; returns how many were written."""
+        """Append lines; return how many were written."""
         fd = self._fd
         if not self._regular:
             return self._write_slowly(lines)
@@ -127,7 +127,7 @@ class FileSink:
             while done < len(data):
                 done += os.write(fd, data[done:])
         except OSError:
-            # The disk is full: a partial line must not stay, since the next line would be appended to it.
+            # The disk is full. A partial line is removed, since the next line would be appended to it.
             whole = data.rfind(b"\n", 0, done) + 1
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, end + whole)
@@ -142,12 +142,12 @@ class FileSink:
                 return number
             try:
                 while data:
-                    # This much fits at once (pipe(7)); the rest of a longer line has to wait for the reader.
+                    # PIPE_BUF bytes fit at once (pipe(7)); the rest of a longer line waits for the reader.
                     data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
             except BlockingIOError:
                 return number
             except OSError:
-                # The reader is gone for good: the lines are discarded.
+                # The reader has closed the pipe or the terminal: the lines are discarded.
                 return len(lines)
         return len(lines)
 
@@ -156,17 +156,17 @@ class JournaldSink:
     """systemd's journal, by its native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/).
 
     Args:
-        path: of journald's socket.
+        path: the path of journald's socket.
 
     Raises:
-        OSError: journald does not listen there.
+        OSError: journald does not listen on it.
     """
 
     def __init__(self, path: str = JOURNALD_SOCKET) -> None:
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
-            # Connected, so that poll() can wait for the reader, and while the path is still visible (chroot).
+            # Connected now: so poll() can wait for the reader, and after a chroot(2) the path is not visible.
             self._socket.connect(path)
         except OSError:
             self._socket.close()
@@ -175,7 +175,7 @@ class JournaldSink:
         self._reader = _WritableWait(self._socket.fileno())
 
     def write(self, lines: Sequence[str]) -> int:
-        """Send entries of svcd.log.formats.JournaldFormat; returns how many were sent."""
+        """Send entries of svcd.log.formats.JournaldFormat; return how many were sent."""
         for number, line in enumerate(lines):
             try:
                 self._send(line)
@@ -187,8 +187,8 @@ class JournaldSink:
     def unread(self) -> bool:
         """Whether journald has yet to read an entry (unix(7), SIOCOUTQ).
 
-        journald looks up the unit of an entry by the process that has sent it, when it reads it: if the process has
-        ended by then, `journalctl --unit` does not find the entry.
+        When journald reads an entry, it looks up the unit of the process that has sent it. If the process has exited by
+        then, `journalctl --unit` does not find the entry.
         """
         return any(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)))
 
@@ -197,13 +197,13 @@ class JournaldSink:
         try:
             self._offer(self._socket.send, data)
         except OSError as error:
-            # As sd_journal_sendv(3) does: an entry that does not fit is sent as a memory file.
+            # As in sd_journal_sendv(3), an entry that is too large is sent as a memory file.
             if error.errno not in (errno.EMSGSIZE, errno.ENOBUFS):
                 raise
             try:
                 memory = _sealed_memfd(data)
             except OSError:
-                # A sandbox forbids memory files. An entry that can never be sent must not block the following ones.
+                # A sandbox forbids memory files. An entry that can't be sent must not block the entries after it.
                 self._offer(self._socket.send, datagram(line, _MAX_VALUE))
                 return
             try:
@@ -221,7 +221,7 @@ class JournaldSink:
         except OSError as error:
             if error.errno not in (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE):
                 raise
-            # journald was restarted and has a new socket.
+            # journald has restarted and has a new socket.
             self._socket.connect(self._path)
             send(*arguments)
 
@@ -230,11 +230,11 @@ def datagram(entry: str, max_chars: int | None = None) -> bytes:
     """Return the bytes of an entry of systemd's journal, for a datagram or a memory file. It has no size limit.
 
     Args:
-        entry: its fields as lines of ASCII, `NAME=value`; a value that begins with a quotation mark is a JSON string.
-        max_chars: how many characters of each value are kept; None for all.
+        entry: the fields as lines of ASCII, `NAME=value`; a value that begins with a quotation mark is a JSON string.
+        max_chars: the maximum number of characters of a value; None for no limit.
     """
     if '="' not in entry and max_chars is None:
-        # Entries of connections are nearly always plain and need no conversion.
+        # Entries of connections rarely have JSON strings and need no conversion then.
         return entry.encode("ascii") + b"\n"
     return b"".join(_field(*line.partition("=")[::2], max_chars) for line in entry.split("\n"))
 

@@ -1,7 +1,7 @@
 """The buffered writer of all log lines: of connections and of events of the daemon.
 
 A line through twisted.logger costs 20 µs, a line from a template of LogWriter less than 2; a whole connection costs
-18. LogWriter opens no file and knows no reactor: sink, clock and timer are arguments.
+18. LogWriter opens no file and imports no reactor: sink, clock and timer are arguments.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 
 __all__ = ["FLUSH_SECONDS", "LogObserver", "LogWriter"]
 
-#: A line is buffered at most this long, in seconds.
+#: The longest time that a line is buffered, in seconds.
 FLUSH_SECONDS = 0.2
-#: With this many buffered lines the buffer is flushed at once.
+#: The number of buffered lines at which the buffer is flushed at once.
 FLUSH_LINES = 1000
-#: While the sink fails, at most this many lines are kept; further lines are counted and discarded.
+#: The maximum number of lines that are kept while the sink fails; further lines are counted and discarded.
 MAX_LINES = 10_000
 
 
 class LogWriter:
-    """Formats, buffers and writes the lines of the log.
+    """Buffered writer of the lines of the log.
 
     Args:
-        sink: takes lines without line ends, writes what it can, and returns how many it wrote. The others are kept, up
-            to MAX_LINES, and offered again; a `lost` line counts discarded ones.
+        sink: takes lines without line ends, writes as many as it can, and returns their number. The others are kept, up
+            to MAX_LINES, and passed again later; a `lost` line has the number of discarded lines.
         line_format: the format of lines; text with time by default.
         anonymize: whether to shorten clients' addresses and omit their names.
         clock: returns seconds since 1970.
@@ -60,7 +60,7 @@ class LogWriter:
         self._sink = sink
         self._format = line_format = line_format or TextFormat()
         self.quoted: Callable[[object], str] = line_format.quoted
-        # The format puts quotation marks around an address, or nothing.
+        # Depending on the format, an address has quotation marks or not.
         self._peer_template = line_format.quoted("-").replace("-", "%s")
         self.anonymize = anonymize
         self._clock = clock
@@ -111,7 +111,7 @@ class LogWriter:
         return PRIORITIES[level] <= self._max_priority
 
     def format_peer(self, host: str, port: int) -> str:
-        """Return a client's address as every line must have it; not quoted."""
+        """Return a client's address as text, shortened if `anonymize` is set; not quoted."""
         return short_address(host) if self.anonymize else address_text(host, port)
 
     def quoted_peer(self, host: str, port: int) -> str:
@@ -124,7 +124,7 @@ class LogWriter:
         return self.quoted(peer) if "%" in peer else self._peer_template % peer
 
     def write(self, line: str) -> None:
-        """Take a filled template; it gets the current time, and reaches the sink within FLUSH_SECONDS."""
+        """Buffer a line, a filled template, with the current time. It reaches the sink within FLUSH_SECONDS."""
         lines = self._lines
         lines.append(self.stamp() + line)
         if not self._scheduled:
@@ -134,7 +134,7 @@ class LogWriter:
             self.flush()
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
-        """Write an event of the daemon, which need not be fast, and flush. It may be called in any thread."""
+        """Write an event of the daemon, slower than write(), and flush. It may be called in any thread."""
         if self._call_from_thread is not None and threading.get_ident() != self._thread:
             self._call_from_thread(self.record_here, event, values)
         else:
@@ -216,7 +216,7 @@ class LogWriter:
 class LogObserver:
     """A twisted.logger observer that writes the daemon's events to a LogWriter.
 
-    svcd's own events keep their fields; everything else becomes a `log` line, tracebacks included.
+    svcd's own events keep their fields; all other events become `log` lines, with their tracebacks.
 
     Args:
         log_writer: the writer.

@@ -1,1 +1,1 @@
-"""Counters of services and connections, frozen snapshots of them, and their registry."""
+"""Counters of services and connections, their snapshots, and their registry."""

@@ -1,8 +1,7 @@
 """Counters of a service, updated on the path of every connection.
 
-ServiceCounters is slotted and simple: counting a connection, from its accept to its end, costs well under a
-microsecond. The traffic of open connections and ports is not copied here with every byte: they are asked for it when a
-snapshot is made (TrafficSource).
+ServiceCounters is slotted and simple: counting a connection, from its accept to its end, takes well under a
+microsecond. The traffic of open connections and ports is not counted here: a snapshot reads it from each TrafficSource.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["ConnectionFields", "Histogram", "LiveTraffic", "ServiceCounters", "TrafficSource"]
 
 
-#: The fields of a ConnectionRecord as a plain tuple: creating the NamedTuple costs more than all of the counting.
+#: The fields of a ConnectionRecord as a plain tuple: creating the NamedTuple takes longer than all of the counting.
 ConnectionFields: TypeAlias = tuple[str, str, float, float, int, int, str]
 
 
@@ -28,7 +27,7 @@ class Histogram:
     """A histogram of values.
 
     Args:
-        bounds: the upper bounds of the buckets, ascending; a value equal to a bound belongs below it.
+        bounds: the upper bounds of the buckets, inclusive, ascending.
     """
 
     __slots__ = ("_bounds", "_counts", "_total")
@@ -40,7 +39,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count a value. A negative value, after a clock was set back, counts as zero."""
-        if value < 0:  # a call of max() costs more than the rest
+        if value < 0:  # a call of max() takes longer than the rest
             value = 0.0
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
@@ -64,19 +63,19 @@ class LiveTraffic(NamedTuple):
 
 
 class TrafficSource(Protocol):
-    """A holder of open connections: a service's factory or tracker, or a datagram port."""
+    """Object with open connections or sockets: a service's factory or tracker, or a datagram port."""
 
     def traffic(self) -> LiveTraffic:
-        """Return the traffic of what is open now."""
+        """Return the traffic of the open connections or sockets."""
         ...
 
 
 class ServiceCounters:
-    """Counts of one service. They only grow, except `children`.
+    """Counts of a service. They only grow, except `children`.
 
     Args:
-        about: the description of the service; it may change.
-        on_end: takes the ConnectionFields of ended connections, for the list of recent ones.
+        about: the description of the service; it may be replaced.
+        on_end: takes the ConnectionFields of ended connections, for the list of recent connections.
         clock: returns seconds, monotonic.
 
     Attributes:
@@ -84,15 +83,15 @@ class ServiceCounters:
         failures: connections that could not be served, as a `fail` line explains.
         failed_exits: connections whose process ended by itself with another exit status than 0 or by a signal.
         ended, refused: connections by reason; unanswered datagrams count as refused.
-        bytes_in, bytes_out: of ended connections.
-        datagrams: received by ports that are closed.
+        bytes_in, bytes_out: the bytes from and to the clients of ended connections.
+        datagrams: datagrams received by ports that are closed.
         children: running processes.
         exits: ended processes, by exit status or signal.
         restarts: launchers started in place of a lost launcher.
         unavailable: why the service's launcher can't serve; empty if it can.
         handshakes, handshakes_failed: TLS handshakes, by TLS version and by reason of the failure.
         durations, spawns: histograms of the duration of connections, and of the time until their process started.
-        watched: whether the counts are displayed: if not, counts that need the kernel are not kept.
+        watched: whether a display needs the counts; if not, counts that require system calls are not kept.
     """
 
     __slots__ = ("_clock", "_on_end", "_sources", "about", "accepted", "bytes_in", "bytes_out", "children", "datagrams",
@@ -123,7 +122,7 @@ class ServiceCounters:
         self.refused[reason] = self.refused.get(reason, 0) + count
 
     def end(self, reason: str, seconds: float, bytes_in: int, bytes_out: int, peer: str) -> None:
-        """Count the end of a connection; -1 for bytes that were not counted."""
+        """Count the end of a connection; the bytes are -1 if they were not counted."""
         self.end_uncounted(reason, seconds)
         if bytes_in > 0:
             self.bytes_in += bytes_in
@@ -133,7 +132,7 @@ class ServiceCounters:
             self._on_end((self.about.id, peer, self._clock(), seconds, bytes_in, bytes_out, reason))
 
     def end_uncounted(self, reason: str, seconds: float) -> None:
-        """Count the end of a connection of which only the reason and the duration are kept."""
+        """Count the end of a connection for which only the reason and the duration are kept."""
         self.ended[reason] = self.ended.get(reason, 0) + 1
         self.durations.observe(seconds)
 
@@ -151,7 +150,7 @@ class ServiceCounters:
         self.spawns.observe(seconds)
 
     def process_exited(self, code: str) -> None:
-        """Count an ended process, by exit status or signal; an empty code if it is not known."""
+        """Count an ended process; `code` is its exit status or signal, or empty if that is not known."""
         self.children -= 1
         if code:
             self.exits[code] = self.exits.get(code, 0) + 1
@@ -171,8 +170,8 @@ class ServiceCounters:
         self.datagrams += traffic.datagrams
 
     def arrivals(self) -> tuple[int, int]:
-        """Return how many connections or datagrams arrived, and how many were refused. Cheap: for charts."""
-        # Summing the bytes of thousands of open connections would not be cheap.
+        """Return the numbers of connections or datagrams that arrived and that were refused; cheap, for charts."""
+        # For datagrams only: reading the traffic of thousands of open connections would be expensive.
         ports = () if self.about.stream else self._sources
         arrived = self.accepted + self.datagrams + sum(port.traffic().datagrams for port in ports)
         return arrived, sum(self.refused.values())

@@ -1,6 +1,6 @@
 """Registry of the counters of all services, the last ended connections, and the samples of charts.
 
-It knows no service, no port and no reactor: services get ServiceCounters, displays get snapshots.
+It depends on no service, port or reactor: services get ServiceCounters, displays get snapshots.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["RECENT", "SAMPLES", "SAMPLE_SECONDS", "MetricsRegistry"]
 
-#: How many ended connections of all services are remembered.
+#: The number of ended connections, of all services, that are kept.
 RECENT = 50
 #: The number of samples of a chart, and the seconds between two samples.
 SAMPLES = 90
 SAMPLE_SECONDS = 2.0
-#: How often the reactor's lag is measured in the time of a sample.
+#: The number of measurements of the reactor's lag in the interval of a sample.
 _LAG_CHECKS = 8
 
 
 class MetricsRegistry:
-    """Everything that was counted since the start.
+    """Registry of all counts since the start.
 
     Args:
         wall_clock: returns seconds since 1970.
@@ -41,9 +41,9 @@ class MetricsRegistry:
 
     Attributes:
         state: starting, ready or stopping.
-        reloads_done, reloads_failed: how often the services file was read again.
-        config_seconds: how long the last reading, check and application of the file took.
-        descriptors: returns how many descriptors connections use, and how many they may use.
+        reloads_done, reloads_failed: the numbers of successful and failed reloads.
+        config_seconds: the duration of the last reading, check and application of the services file.
+        descriptors: returns the numbers of descriptors that connections use, and that they may use.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MetricsRegistry:
         self._started = wall_clock()
         self._started_monotonic = clock()
         self._counters: dict[str, ServiceCounters] = {}
-        # The described services. Counters that were made for a service that never ran are not shown.
+        # The counters of described services. A service that never ran may have counters without a description.
         self._shown: list[ServiceCounters] = []
         self._series: dict[str, deque[tuple[int, int]]] = {}
         self._lag = Histogram(LAGS)
@@ -83,7 +83,7 @@ class MetricsRegistry:
         return counters
 
     def describe(self, services: Sequence[ServiceInfo]) -> None:
-        """Set the services and their descriptions: these are shown, in this order, and all others forgotten."""
+        """Set the descriptions of the services to show, in this order; remove the counters of all other services."""
         counters_by_id = {about.id: self.counters(about.id) for about in services}
         for about in services:
             counters_by_id[about.id].about = about
@@ -121,7 +121,7 @@ class MetricsRegistry:
         return [(now - recent.at, recent) for recent in map(ConnectionRecord._make, reversed(self._recent))]
 
     def series(self) -> Series:
-        """Return how many arrived and how many were refused in each of the last intervals, by service, oldest first."""
+        """Return the numbers of arrivals and refusals in each of the last intervals, by service, oldest first."""
         found = {}
         for service, samples in self._series.items():
             found[service] = [
@@ -131,7 +131,7 @@ class MetricsRegistry:
         return found
 
     def watch(self, call_later: CallLater) -> None:
-        """Start sampling for charts and measuring the reactor's lag, which is done only while a display needs it.
+        """Start sampling for charts and measuring the reactor's lag. Each call requires an unwatch().
 
         Args:
             call_later: the reactor's callLater.
@@ -144,7 +144,7 @@ class MetricsRegistry:
             self._measure_lag(call_later, 1)
 
     def unwatch(self) -> None:
-        """End a watch(). After the last one the samples are dropped, since they would have a gap."""
+        """End a watch(). The last call drops the samples, since they would have a gap."""
         self._watchers -= 1
         if not self._watchers:
             self._call_later = None

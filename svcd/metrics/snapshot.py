@@ -1,4 +1,4 @@
-"""Frozen values of counters at a moment, for displays and scrapes."""
+"""Snapshots of counters: immutable values, for displays and scrapes."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ LAGS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class HistogramSnapshot:
-    """A histogram at a moment.
+    """Snapshot of a histogram.
 
     Attributes:
-        bounds: the upper bounds of the buckets, in seconds; the last bucket has none.
-        counts: of each bucket, one more than there are bounds; not cumulative.
+        bounds: the upper bounds of the buckets, in seconds; the last bucket has no bound.
+        counts: the number of values in each bucket, not cumulative; one more than there are bounds.
         total: the sum of all values, in seconds.
     """
 
@@ -54,15 +54,15 @@ class HistogramSnapshot:
 
 
 class ConnectionRecord(NamedTuple):
-    """A connection that has ended.
+    """Record of an ended connection.
 
     Attributes:
-        service: the id of its service.
+        service: the id of the service.
         peer: the client's address as text; empty if the log omits it.
-        at: when it ended, by the registry's clock.
-        seconds: its duration.
-        bytes_in, bytes_out: bytes from and to the client; -1 if not counted.
-        reason: why it ended.
+        at: the time of the end, by the registry's clock.
+        seconds: the duration.
+        bytes_in, bytes_out: the bytes from and to the client; -1 if not counted.
+        reason: the reason of the end.
     """
 
     service: str
@@ -95,15 +95,15 @@ class ServiceInfo:
     """Description of a service for displays.
 
     Attributes:
-        id: as in Service, `echo/tcp`.
-        runs: what serves it.
+        id: the id of the service, such as `echo/tcp`.
+        runs: the handler of the service.
         stream: whether it has connections; datagrams otherwise.
         spawned: whether each connection has a process.
-        listed: whether its connections are in the list of recent ones: not if the log omits them as well.
-        addresses: its listening addresses.
-        description: by its owner; may be empty.
-        max_connections: the limit on connections; None for none.
-        expires: when the first of its certificates expires, in seconds since 1970; None without TLS.
+        listed: whether the list of recent connections includes its connections; not if the log omits them, too.
+        addresses: the listening addresses.
+        description: the description in the services file; may be empty.
+        max_connections: the limit on connections; None for no limit.
+        expires: the time at which the first of its certificates expires, in seconds since 1970; None without TLS.
         problem: why it can't be served as the services file defines; empty if it can.
         warn_from: from when on that is to be warned of (tls_warn), in seconds since 1970; None without TLS.
         state: its state, a lost launcher aside.
@@ -125,7 +125,7 @@ class ServiceInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServiceSnapshot:
-    """Counts of one service at a moment; see ServiceCounters."""
+    """Snapshot of the counts of a service; see ServiceCounters."""
 
     about: ServiceInfo
     accepted: int = 0
@@ -158,25 +158,25 @@ class ServiceSnapshot:
 
     @property
     def active(self) -> int:
-        """Open connections."""
+        """The number of open connections."""
         return self.accepted - sum(self.ended.values())
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSnapshot:
-    """State of the daemon at a moment.
+    """Snapshot of the state of the daemon.
 
     Attributes:
-        version: of svcd.
+        version: the version of svcd.
         state: starting, ready or stopping.
-        started: seconds since 1970.
-        uptime: in seconds.
-        reloads_done, reloads_failed: how often the services file was read again.
-        config_seconds: how long the last reading, check and application of the file took.
-        descriptors, descriptors_limit: used by connections, and available to them.
-        lag: histogram of the lag of the reactor's delayed calls.
+        started: the time of the start, in seconds since 1970.
+        uptime: the seconds since the start.
+        reloads_done, reloads_failed: the numbers of successful and failed reloads.
+        config_seconds: the duration of the last reading, check and application of the services file.
+        descriptors, descriptors_limit: the numbers of descriptors that connections use, and that they may use.
+        lag: the histogram of the lag of the reactor's delayed calls.
         lag_last: the last lag, in seconds.
-        cpu_seconds: processor time of the daemon's process.
+        cpu_seconds: the processor time of the daemon's process.
     """
 
     version: str
@@ -195,26 +195,26 @@ class DaemonSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Counts of the daemon and of its services, in the order of the file."""
+    """Snapshots of the daemon and of its services, in the order of the services file."""
 
     daemon: DaemonSnapshot
     services: tuple[ServiceSnapshot, ...] = ()
 
 
 class CallLater(Protocol):
-    """A reactor's callLater."""
+    """Type of a reactor's callLater."""
 
     def __call__(self, delay: float, callable: Callable[..., object], /) -> object:  # noqa: A002
-        """Call something after so many seconds."""
+        """Call a function after a delay in seconds."""
         ...
 
 
-#: By service: how many arrived and how many were refused in each interval.
+#: The numbers of arrivals and refusals in each interval, by service.
 Series: TypeAlias = "Mapping[str, Sequence[tuple[int, int]]]"
 
 
 class MetricsSource(Protocol):
-    """The counts of the daemon, as displays need them."""
+    """Source of the daemon's counts, for displays."""
 
     @property
     def state(self) -> str:
@@ -234,7 +234,7 @@ class MetricsSource(Protocol):
         ...
 
     def watch(self, call_later: CallLater) -> None:
-        """Start keeping samples."""
+        """Start sampling; each call requires an unwatch()."""
         ...
 
     def unwatch(self) -> None:

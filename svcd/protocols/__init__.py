@@ -1,4 +1,4 @@
-"""The built-in services: one Factory/Protocol pair each, and a DatagramProtocol where the service has one.
+"""The built-in services: a Factory and a Protocol for each, and a DatagramProtocol if the service has datagrams.
 
-They see a transport and nothing else; whatever else they need (a clock, quotations, names) is an argument.
+They depend on a transport only; other objects that they need (a clock, quotations, a resolver) are arguments.
 """

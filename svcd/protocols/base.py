@@ -1,4 +1,4 @@
-"""Base classes of the built-ins: half-close, lingering close, protocols with one answer."""
+"""Base classes of the built-ins: half-close, lingering close, protocols with a single answer."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BuiltinFactory(Factory):
     """A factory that writes no lines of its own to the log.
 
     Attributes:
-        stopped: whether all its listeners have stopped, so that a client can't come back to it.
+        stopped: whether all listeners have stopped, so that a client can't connect again.
     """
 
     noisy = False
@@ -49,7 +49,7 @@ class BuiltinFactory(Factory):
         return 0
 
     def evict(self) -> bool:
-        """Close a connection to make room for another one, if one can be spared; return whether one was closed."""
+        """Close a connection, if possible, to free a descriptor for another; return whether a connection was closed."""
         return False
 
     def startFactory(self) -> None:
@@ -63,21 +63,21 @@ class BuiltinFactory(Factory):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseProtocol(Protocol):
-    """A stream protocol whose client may half-close: the data it sent is answered, then the connection is closed.
+    """A stream protocol whose client may half-close: received data is answered, then the connection is closed.
 
-    A plain Twisted protocol loses its unsent answer at the client's FIN.
+    With a plain Twisted protocol, unsent answers are lost at the client's FIN.
     """
 
     transport: StreamTransport  # type: ignore[assignment]
 
     def readConnectionLost(self) -> None:
         """Handle the end of the client's data: send what is buffered, then close the connection."""
-        # A transport waits for its producer before it closes, and there is nothing left to produce.
+        # A transport does not close before its producer is unregistered, and no more data will be produced.
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Ignore that the write side is closed: the client has to close its own side."""
+        """Do nothing: the client has to close its side."""
 
 
 class LingeringProtocol(HalfCloseProtocol):
@@ -94,16 +94,16 @@ class LingeringProtocol(HalfCloseProtocol):
     _dropped = 0
 
     def linger(self) -> None:
-        """Close the write side after the buffered data, and the connection when the client closes its side."""
+        """Close the write side after the buffered data; the connection is closed when the client closes its side."""
         self.lingering = True
         self.transport.unregisterProducer()
         self.transport.loseWriteConnection()
         self.transport.resumeProducing()
 
     def writeConnectionLost(self) -> None:
-        """Start the time that the client has to close its side: the kernel has taken all data."""
+        """Start the timeout of the lingering close: the kernel has taken all data."""
         if self.lingering:
-            # After a plain close(2) the kernel goes on to deliver the data that it has.
+            # After close(2) the kernel still delivers the data that it has.
             self._last_call = self.clock.callLater(LINGER_SECONDS, self.transport.loseConnection)
 
     def drop(self, data: bytes) -> None:
@@ -119,7 +119,7 @@ class LingeringProtocol(HalfCloseProtocol):
 
 
 class OneShotProtocol(LingeringProtocol):
-    """A protocol that sends one answer when a client connects, ignores input, and closes the connection."""
+    """A protocol that sends an answer when a client connects, ignores input, and closes the connection."""
 
     factory: OneShotFactory
 
@@ -138,7 +138,7 @@ class OneShotFactory(BuiltinFactory):
     """A factory of OneShotProtocols.
 
     Args:
-        answer: makes the answer for one client, in bytes.
+        answer: returns the answer for a client, as bytes.
         clock: the reactor, for the lingering close.
     """
 
@@ -157,10 +157,10 @@ class BuiltinDatagrams(DatagramProtocol):
 
 
 class OneShotDatagramProtocol(BuiltinDatagrams):
-    """A datagram protocol that answers each datagram by one that does not depend on the question.
+    """A datagram protocol whose answer does not depend on the content of the received datagram.
 
     Args:
-        answer: makes the answer, in bytes.
+        answer: returns the answer, as bytes.
     """
 
     def __init__(self, answer: Callable[[], bytes]) -> None:

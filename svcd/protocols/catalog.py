@@ -27,13 +27,13 @@ __all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "s
 
 @dataclass(frozen=True, slots=True)
 class ServiceDependencies:
-    """Objects that a service may need beside its options.
+    """Objects that a service may need in addition to its options.
 
     Attributes:
         clock: the reactor.
         resolver: looks up the host names of clients.
         files: reads files.
-        descriptors: counts the descriptors that a service opens besides its clients' connections.
+        descriptors: counts the descriptors that a service opens in addition to its clients' connections.
         metrics: the source of the daemon's metrics.
         make_endpoint: makes the client endpoint of a server, given the timeout of an attempt in seconds and the counter
             of its descriptors.
@@ -49,18 +49,17 @@ class ServiceDependencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builtin(BuiltinInfo):
-    """One built-in service: its facts, and the functions that make it.
+    """Built-in service: its properties, and the functions that make its factory or protocol.
 
     Attributes:
-        stream: makes the factory of its stream services; None for a multiplexer, whose connections other services
-            serve.
-        datagram: makes the protocol of one datagram socket; None if it has no datagram services.
-        port: its port in services(5) and in the installed services file.
-        aliases: its aliases in services(5).
-        default_port: its port if there is no services file; 0 if it is not served then.
-        sample: options of its line in the installed services file. The line is commented out if it has any, or if
-            the built-in has no default_port.
-        note: the comment above the line that is commented out.
+        stream: makes the factory of a stream service; None for a multiplexer, whose connections other services serve.
+        datagram: makes the protocol of a datagram socket; None if it has no datagram services.
+        port: the port in services(5) and in the installed services file.
+        aliases: the aliases in services(5).
+        default_port: the port if there is no services file; 0 if it is not served then.
+        sample: the options of its line in the installed services file. The line is commented out if it has options, or
+            if the built-in has no default_port.
+        note: the comment above a line that is commented out.
         client: the svcctl command that is its client; empty if there is none.
     """
 
@@ -74,7 +73,7 @@ class Builtin(BuiltinInfo):
     client: str = ""
 
 
-# The functions below import what they need: a daemon loads the protocols that its services file names.
+# The functions below import the modules that they need: a daemon loads only the protocols in its services file.
 
 
 def _echo(_options: ServiceOptions, _deps: ServiceDependencies) -> Factory:
@@ -289,7 +288,7 @@ BUILTINS: Mapping[str, Builtin] = {
 
 
 def _named_factory(service: Service, _deps: ServiceDependencies) -> IProtocolFactory:
-    """Return the Twisted factory that factory= names, or that the function it names returns."""
+    """Return the Twisted factory that factory= names, or that the function with this name returns."""
     from svcd.process.factories import FactoryError, make_factory
 
     try:
@@ -304,7 +303,7 @@ def _redirect(service: Service, deps: ServiceDependencies) -> IProtocolFactory:
 
     options = service.options
     server, timeout = options.redirect, options.connect_timeout
-    assert server is not None  # noqa: S101 - it is what makes the service a redirection
+    assert server is not None  # noqa: S101 - a redirection has this option
     endpoint = deps.make_endpoint(server, timeout, deps.descriptors)
     proxy_header = None if options.send_proxy is None else {"v1": line, "v2": block}[options.send_proxy]
     return RedirectFactory(endpoint, service.handler_text, timeout, deps.clock, deps.descriptors, proxy_header)
@@ -320,8 +319,8 @@ def stream_factory(service: Service, deps: ServiceDependencies) -> IProtocolFact
     """Return the factory of a stream service that is served inside the daemon.
 
     Raises:
-        ConfigError: its factory= can't be made.
-        OSError: a file that it needs can't be read.
+        ConfigError: the factory that factory= names can't be made.
+        OSError: a file that the service needs can't be read.
     """
     handler = _HANDLERS.get(service.runs)
     if handler is not None:
@@ -335,7 +334,7 @@ def datagram_protocol(service: Service, deps: ServiceDependencies) -> DatagramPr
     """Return the protocol for one socket of a datagram service that is served inside the daemon.
 
     Raises:
-        OSError: a file that it needs can't be read.
+        OSError: a file that the service needs can't be read.
     """
     make = BUILTINS[service.runs].datagram
     assert make is not None  # noqa: S101 - the parser rejects other services

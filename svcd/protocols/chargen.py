@@ -1,4 +1,4 @@
-"""The character generator (RFC 864)."""
+"""Character generator (RFC 864)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["ChargenDatagrams", "ChargenFactory", "ChargenProtocol"]
 class ChargenProtocol(HalfCloseProtocol):
     """A protocol that sends the pattern until the client disconnects, and ignores input.
 
-    The next block is written when the last one is sent. All connections share the block, so a client that never reads
-    takes no memory of its own.
+    The next block is written when the last block is sent. All connections share the block, so a client that never reads
+    takes no additional memory.
     """
 
     def connectionMade(self) -> None:
-        """Start to send."""
+        """Start sending."""
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
@@ -30,16 +30,16 @@ class ChargenProtocol(HalfCloseProtocol):
         self.transport.write(chargen.BLOCK)
 
     def stopProducing(self) -> None:
-        """Do nothing: the transport produces no more."""
+        """Do nothing: no timer or buffer has to be released."""
 
     def dataReceived(self, data: bytes) -> None:
         """Drop input."""
 
     def readConnectionLost(self) -> None:
-        """Go on sending: a client that has closed its side may still read; one that does not resets the connection."""
+        """Continue sending: a client that has half-closed may still read; a closed client resets the connection."""
 
     def drain(self) -> None:
-        """Close the connection at once: the stream has no end that a client could wait for."""
+        """Close the connection at once: the stream has no end."""
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -51,7 +51,7 @@ class ChargenFactory(BuiltinFactory):
 
 
 class ChargenDatagrams(OneShotDatagramProtocol):
-    """A datagram protocol that answers by lines of the pattern; each answer begins one line further."""
+    """A datagram protocol that answers with lines of the pattern; each answer begins a line later than the last."""
 
     def __init__(self) -> None:
         numbers = itertools.count()

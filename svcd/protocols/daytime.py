@@ -47,7 +47,7 @@ class DaytimeFactory(OneShotFactory):
 
 
 class DaytimeDatagrams(OneShotDatagramProtocol):
-    """A datagram protocol that answers each datagram by the date and time."""
+    """A datagram protocol that answers each datagram with the date and time."""
 
     def __init__(self, *, utc: bool = False, iso8601: bool = False, now: Callable[[], float] = time.time) -> None:
         super().__init__(_answer(now, utc=utc, iso8601=iso8601))

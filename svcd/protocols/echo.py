@@ -11,7 +11,7 @@ class EchoProtocol(HalfCloseProtocol):
     """A protocol that sends back its input until the client closes the connection.
 
     The transport is its own producer: it stops reading when its write buffer is full. So a client that never reads
-    takes the memory of a full write buffer and of one read.
+    takes the memory of a full write buffer plus that of a read.
     """
 
     def connectionMade(self) -> None:

@@ -1,7 +1,7 @@
-"""Open files that are sent: all responses that send the same file at the same time share one descriptor.
+"""Open files of HTTP responses: all responses that send the same file at the same time share a descriptor.
 
-So slow clients of a file take a descriptor each for their connections, and one together for the file. A file that was
-changed or replaced since it was opened counts as another file.
+So slow clients of a file need a descriptor for each connection, but only one for the file. A file that was changed or
+replaced since it was opened counts as another file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FileBody", "OpenFiles"]
 
-#: Bytes read and written at once.
+#: The size of a read, in bytes.
 _PIECE = 65_536
 #: Device, inode, size, and the times of the last changes of content and inode.
 _Key: TypeAlias = "tuple[int, int, int, int, int]"
@@ -41,7 +41,7 @@ class OpenFiles:
         self._open: dict[_Key, _OpenFile] = {}
 
     def body(self, descriptor: int, status: os.stat_result) -> FileBody:
-        """Return the content of a file, for one response. Takes ownership of the descriptor.
+        """Return the content of a file as the body of a response. Takes ownership of the descriptor.
 
         Args:
             descriptor: the descriptor of the file.
@@ -57,7 +57,7 @@ class OpenFiles:
         return FileBody(self, found, status.st_size)
 
     def release(self, file: _OpenFile) -> None:
-        """Remove a user of a file; close the file after the last one."""
+        """Decrement the use count of a file; close the file when it is 0."""
         file.users -= 1
         if file.users:
             return
@@ -90,7 +90,7 @@ class FileBody:
         return self._file.budget is None
 
     def count(self, budget: DescriptorCounter) -> None:
-        """Take over a counted descriptor: it is released from the budget when the file is closed."""
+        """Take over a reserved place in the budget, and release it when the file is closed."""
         self._file.budget = budget
 
     def read(self) -> bytes:

@@ -35,7 +35,7 @@ _LOOPBACK: list[Name] = [(socket.AF_INET6, ("::1", 0)), (socket.AF_INET, ("127.0
 def redirect_lookups() -> LookupPool[list[Name]]:
     """Make the pool of lookups for the servers of redirect=.
 
-    Lookups of the same name are joined, so each of 64 names has a thread.
+    Concurrent lookups of the same name share a thread, so up to 64 names are looked up at the same time.
     """
     return LookupPool("svcd-redirect", active=64, threads=64, queued=1000)
 
@@ -47,7 +47,7 @@ def client_endpoint(
     timeout: float,
     descriptors: DescriptorCounter,
 ) -> IStreamClientEndpoint:
-    """Make the endpoint of a server. It looks up a name at each connect, and races the addresses (RFC 8305).
+    """Make the endpoint of a server. It looks up a name for each connect, and races the addresses (RFC 8305).
 
     Args:
         reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
@@ -68,7 +68,7 @@ def client_endpoint(
 
 @implementer(IStreamClientEndpoint)
 class NameEndpoint:
-    """The endpoint of a server that has a host name. Cancelling a connect cancels its lookup.
+    """The endpoint of a server given by a host name. Cancelling a connect cancels its lookup.
 
     Args:
         reactor: provides IReactorTCP, IReactorTime and IReactorFromThreads.
@@ -95,7 +95,7 @@ class NameEndpoint:
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803 - Twisted's name
         """Connect (twisted.internet.interfaces.IStreamClientEndpoint).
 
-        The Deferred fails with a DNSLookupError if the name is not known, and with an UnavailableError if it can't be
+        The Deferred fails with a DNSLookupError if the name does not exist, and with an UnavailableError if it can't be
         looked up.
         """
         host = self._server.host
@@ -106,7 +106,7 @@ class NameEndpoint:
         failure.trap(OSError, UnicodeError)
         host, error = self._server.host, failure.value
         if isinstance(error, BlockingIOError) and host.rstrip(".").lower() == "localhost":
-            # No thread is free, and this name needs none (RFC 6761, section 6.3).
+            # No thread is free, but localhost needs no lookup (RFC 6761, section 6.3).
             return _LOOPBACK
         if isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
             raise DNSLookupError(error.strerror)
@@ -120,7 +120,7 @@ class NameEndpoint:
 
 @implementer(IReactorPluggableNameResolver)
 class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
-    """A reactor for HostnameEndpoint that has the addresses already, and counts the attempts to connect.
+    """A reactor for HostnameEndpoint that resolves to given addresses, and counts the attempts to connect.
 
     Args:
         reactor: the real reactor.
@@ -149,7 +149,7 @@ class _Resolved:  # type: ignore[misc] # HostnameEndpoint installs no resolver
 
 
 class _Attempt:
-    """The factory of an attempt to connect, which is counted until it has succeeded or failed.
+    """The factory of an attempt to connect, which is counted until it succeeds or fails.
 
     Args:
         factory: the real factory.
@@ -160,7 +160,7 @@ class _Attempt:
         self._factory = factory
         self._release = release
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a ClientFactory has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a ClientFactory
         return getattr(self._factory, name)
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:

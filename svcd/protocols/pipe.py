@@ -1,4 +1,4 @@
-"""A pipe of two connections: bytes pass in both directions, each of which ends by itself and has its own speed."""
+"""A pipe of two connections: data passes in both directions, which end independently and have separate rates."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["BufferedPipeEnd", "PipeEnd"]
 
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class PipeEnd(Protocol):
-    """One of the two connections of a pipe.
+    """End of a pipe: one of its two connections.
 
-    Each end is the producer for the other end's transport: while a peer does not take data, the other peer is not
-    read from. So a pipe takes the memory of the buffers of two transports.
+    Each end is the producer for the other end's transport: while a peer does not take data, reading from the other peer
+    is paused. So a pipe takes the memory of the buffers of two transports.
 
     Attributes:
         other: the other end; None before the ends are connected, and after the loss of one of them.
@@ -44,7 +44,7 @@ class PipeEnd(Protocol):
         other = self.other
         if other is None:
             return
-        # A transport waits for its producer before it closes anything.
+        # A transport does not close its write side before its producer is unregistered.
         other.transport.unregisterProducer()
         if other.input_ended:
             self.transport.loseConnection()
@@ -56,11 +56,11 @@ class PipeEnd(Protocol):
         """Do nothing: the end of the data has been passed to this peer."""
 
     def pauseProducing(self) -> None:
-        """Stop reading from this peer: the other one does not take data."""
+        """Stop reading from this peer: the other peer does not take data."""
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Read from this peer again."""
+        """Resume reading from this peer."""
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
@@ -81,7 +81,7 @@ class PipeEnd(Protocol):
         """Close this connection because the other one is lost.
 
         Args:
-            orderly: whether the other connection was closed, not reset; this one is reset otherwise.
+            orderly: whether the other connection was closed in good order; otherwise this connection is reset.
         """
         if orderly:
             self.transport.loseConnection()
@@ -90,7 +90,7 @@ class PipeEnd(Protocol):
 
 
 class BufferedPipeEnd(PipeEnd):
-    """The end that is connected first: it keeps its input until the other end is connected.
+    """End of a pipe that is connected first: it keeps its input until the other end is connected.
 
     Attributes:
         buffered: the input so far, in pieces.

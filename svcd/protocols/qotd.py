@@ -1,4 +1,4 @@
-"""Quote of the day (RFC 865): one short message, picked at random."""
+"""Quote of the day (RFC 865): a short message, chosen at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QotdDatagrams", "QotdFactory", "QotdProtocol"]
 
-# The choice protects no secret: a predictable generator does.
+# The choice protects no secret, so a predictable generator suffices.
 _pick: Callable[[Sequence[bytes]], bytes] = random.choice
 
 
@@ -40,7 +40,7 @@ class QotdFactory(OneShotFactory):
 
 
 class QotdDatagrams(OneShotDatagramProtocol):
-    """A datagram protocol that answers each datagram by a quotation."""
+    """A datagram protocol that answers each datagram with a quotation."""
 
     def __init__(self, quotes: Sequence[bytes], pick: Callable[[Sequence[bytes]], bytes] = _pick) -> None:
         super().__init__(lambda: pick(quotes))

@@ -1,4 +1,4 @@
-"""Redirection: connections are passed on to another server (redirect=)."""
+"""Redirection: data of connections is relayed to and from another server (redirect=)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _ServerEndFactory(Factory):
 class RedirectProtocol(BufferedPipeEnd):
     """The client's connection of a redirection.
 
-    The client is not read from before the other server has accepted: its data waits in the kernel.
+    Reading from the client starts when the other server has accepted; its data waits in the kernel until then.
 
     Attributes:
         failure_text: why no connection to the other server was made; the connection wrapper logs it.
@@ -56,12 +56,12 @@ class RedirectProtocol(BufferedPipeEnd):
 
     def connectionMade(self) -> None:
         """Connect to the other server."""
-        self._too_late = False
+        self._timed_out = False
         self.transport.pauseProducing()
         factory = self.factory
         factory.descriptors.acquire()
         self._attempt: Deferred[Any] = factory.endpoint.connect(_ServerEndFactory())
-        self._timeout_call = factory.clock.callLater(factory.timeout, self._give_up)
+        self._timeout_call = factory.clock.callLater(factory.timeout, self._cancel_attempt)
         self._attempt.addCallbacks(self._connected, self._failed)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -70,20 +70,20 @@ class RedirectProtocol(BufferedPipeEnd):
         self._attempt.cancel()
         super().connectionLost(reason)
 
-    def _give_up(self) -> None:
-        self._too_late = True
+    def _cancel_attempt(self) -> None:
+        self._timed_out = True
         self._attempt.cancel()
 
-    def _tried(self) -> None:
+    def _stop_timeout(self) -> None:
         if self._timeout_call.active():
             self._timeout_call.cancel()
 
     def _connected(self, server: _ServerEnd) -> None:
-        self._tried()
+        self._stop_timeout()
         server.release = self.factory.descriptors.release
         set_no_delay = getattr(server.transport, "setTcpNoDelay", None)
         if set_no_delay is not None:
-            # Nagle's algorithm would delay small pieces that the client meant to send at once.
+            # Nagle's algorithm would delay small pieces that the client has sent without delay.
             set_no_delay(True)
         proxy_header = self.factory.proxy_header
         if proxy_header is not None:
@@ -91,11 +91,11 @@ class RedirectProtocol(BufferedPipeEnd):
         self.join(server)
 
     def _failed(self, failure: Failure) -> None:
-        self._tried()
+        self._stop_timeout()
         self.factory.descriptors.release()
         if not self.gone:
-            too_late = self._too_late or failure.check(error.TimeoutError)
-            reason = "it does not answer" if too_late else _reason(failure.value)
+            timed_out = self._timed_out or failure.check(error.TimeoutError)
+            reason = "it does not answer" if timed_out else _reason(failure.value)
             self.failure_text = f"can't connect to {self.factory.name}: {reason}"
             self.gone = True
             self.transport.loseConnection()
@@ -117,13 +117,13 @@ class RedirectFactory(BuiltinFactory):
     """A factory of RedirectProtocols.
 
     Args:
-        endpoint: connects to the other server; it looks up a name at each attempt.
+        endpoint: connects to the other server; it looks up a name for each attempt.
         name: the name of the other server, for the log.
-        timeout: the time that connecting may take, in seconds.
+        timeout: the time limit of connecting, in seconds.
         clock: the reactor.
         descriptors: counts the connections to the other server.
         proxy_header: makes the PROXY protocol header that is sent to the other server first, from the client's address
-            and the address that the client connected to; None to send none.
+            and the address that the client connected to; None for no header.
     """
 
     protocol = RedirectProtocol  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Texts about built-ins that are made from the catalog: the default services file, and the installed one."""
+"""Texts generated from the catalog of built-ins: the default services file and the installed services file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _protocols(builtin: Builtin) -> list[str]:
 
 
 def default_services() -> str:
-    """Return the services file that is used if none is named or installed: high ports, loopback addresses only."""
+    """Return the default services file: high ports, loopback addresses only. It is used if no other file exists."""
     lines = ["@defaults bind=127.0.0.1,::1", ""]
     for port, name in _BY_DEFAULT:
         lines += [f"{name:9} {port}/{protocol}" for protocol in _protocols(BUILTINS[name])]
@@ -44,7 +44,7 @@ def _line(name: str, builtin: Builtin, protocol: str, prefix: str = "") -> str:
 
 
 def sample_lines() -> Iterator[str]:
-    """Yield the lines of the installed services file about built-ins: those in use, then those commented out."""
+    """Yield the lines of the installed services file for built-ins: enabled lines, then lines commented out."""
     by_port = sorted(BUILTINS.items(), key=lambda item: item[1].port)
     for name, builtin in by_port:
         if not builtin.default_port or builtin.sample:

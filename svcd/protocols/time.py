@@ -35,7 +35,7 @@ class TimeFactory(OneShotFactory):
 
 
 class TimeDatagrams(OneShotDatagramProtocol):
-    """A datagram protocol that answers each datagram by the time."""
+    """A datagram protocol that answers each datagram with the time."""
 
     def __init__(self, now: Callable[[], float] = time.time) -> None:
         super().__init__(lambda: time_1900(now()))

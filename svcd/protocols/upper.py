@@ -1,4 +1,4 @@
-"""Upper-case echo: the letters a to z come back as A to Z, every other byte as it is."""
+"""Upper-case echo: the letters a to z are sent back as A to Z, every other byte unchanged."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Messages of an upgrade between the old daemon, which serves, and the new daemon, which takes its place.
+"""Messages of an upgrade between the old daemon, which serves, and the new daemon, which replaces it.
 
-They share a pair of sockets (SOCK_SEQPACKET). Each packet is an assignment as in sd_notify(3):
+The daemons are connected by a pair of sockets (SOCK_SEQPACKET). Each packet is an assignment as in sd_notify(3):
 
-1. `MAINPID=pid`, from the new daemon, as soon as it is the process that will serve.
+1. `MAINPID=pid`, from the new daemon: the pid of the process that will serve.
 2. `FAULTS=text`, from the new daemon: a line for each reason why a service can't be served.
-3. `READY=1`, from the new daemon: everything that may fail is done.
+3. `READY=1`, from the new daemon: all steps that may fail are done.
 4. `GO=inode:pid,...`, from the old daemon, which has stopped accepting: the sockets that handler processes hold
-   (wait=yes), started by the old daemon or by an earlier one; the new daemon watches these processes.
-5. `SERVING=inode,...`, from the new daemon, which serves now: those of these sockets that it has no service for.
+   (wait=yes), whether this daemon or an earlier one started them; the new daemon watches these processes.
+5. `SERVING=inode,...`, from the new daemon, which serves now: the held sockets for which it has no service.
 
-The end of the pair means that the other daemon has exited. The old daemon goes on serving then, and so does the new
-daemon, which has all sockets; therefore an old daemon that stops kills the new daemon first.
+End of file on the pair means that the other daemon has exited. The old daemon continues to serve then. The new daemon,
+which has all sockets, starts to serve; therefore an old daemon that stops kills the new daemon first.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _MAX_FAULTS = 60_000
 
 @implementer(IReadDescriptor)
 class UpgradeChannel:
-    """One end of the pair of sockets.
+    """End of the pair of sockets.
 
     Args:
         reactor: watches the socket.
-        end: the socket. The channel takes ownership of it.
+        end: the socket. Takes ownership of it.
         received: called with the name and the value of each assignment.
         on_close: called when the other end is closed.
     """
@@ -66,7 +66,7 @@ class UpgradeChannel:
         reactor.addReader(self)
 
     def doRead(self) -> None:
-        """Receive a packet, or the end of the pair."""
+        """Receive a packet, or end of file."""
         try:
             packet = self._end.recv(_MAX_PACKET)
         except BlockingIOError:
@@ -87,7 +87,7 @@ class UpgradeChannel:
             self._end.close()
 
     def send(self, name: str, value: object = 1) -> None:
-        """Send an assignment; errors are ignored, since the end of the pair is received as well."""
+        """Send an assignment; errors are ignored, since end of file is received, too."""
         send(self._end, name, value)
 
     def connectionLost(self, reason: Failure) -> None:
@@ -111,10 +111,10 @@ def send(end: socket.socket, name: str, value: object = 1) -> None:
 
 
 class _Pipe(io.FileIO):
-    """Pipe that discards output when its reader has closed."""
+    """Pipe that discards output after its reader has closed."""
 
-    def write(self, data: Any) -> int:  # noqa: ANN401 - bytes, or what is like them
-        """Write data; return its length also if the reader has closed."""
+    def write(self, data: Any) -> int:  # noqa: ANN401 - any bytes-like object
+        """Write data; return its length even if the reader has closed."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -122,7 +122,7 @@ class _Pipe(io.FileIO):
 
 
 class OldDaemon:
-    """Old daemon, seen from the new daemon that it has started; it serves until the new daemon can.
+    """Old daemon, seen from the new daemon that it has started; it serves until the new daemon serves.
 
     Until then sys.stderr is a pipe to the old daemon, which passes messages on to the user that requested the upgrade.
     Descriptor 2, which child processes and the interpreter itself use, is the real standard error.
@@ -150,7 +150,7 @@ class OldDaemon:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str], pid: int) -> OldDaemon | None:
-        """Return the old daemon that the environment names, if that is meant for this process.
+        """Return the old daemon from the environment; None if there is none, or if the pid is that of another process.
 
         The variables are removed, so that child processes do not inherit them.
         """
@@ -170,12 +170,12 @@ class OldDaemon:
         go: Callable[[Mapping[int, int]], None],
         on_close: Callable[[], None],
     ) -> None:
-        """Send that the new daemon could serve.
+        """Send FAULTS= and READY=1: the new daemon is ready to serve.
 
         Args:
             reactor: watches the pair.
             faults: reasons why services can't be served, for the user that requested the upgrade.
-            go: called when the new daemon is to serve, with the pids of processes that hold sockets by inode.
+            go: called when the new daemon has to start serving, with the pids of processes that hold sockets, by inode.
             on_close: called instead if the old daemon exits before.
         """
 
@@ -191,10 +191,10 @@ class OldDaemon:
         self._channel.send(READY)
 
     def send_serving(self, unserved: Iterable[int]) -> None:
-        """Send that the new daemon serves, and restore sys.stderr.
+        """Send SERVING=: the new daemon serves; and restore sys.stderr.
 
         Args:
-            unserved: the inodes of sockets that processes hold and the new daemon has no service for.
+            unserved: the inodes of sockets that processes hold and for which the new daemon has no service.
         """
         assert self._channel is not None  # noqa: S101 - send_ready() comes first
         self._channel.send(SERVING, ",".join(map(str, unserved)))

@@ -25,8 +25,8 @@ class Handover(NamedTuple):
 
     Attributes:
         names: names of the sockets, in the order of their descriptors.
-        open_files: soft and hard RLIMIT_NOFILE that the first daemon was started with.
-        unanswered: names in bind= that have no address, and whose services are therefore broken.
+        open_files: the soft and hard RLIMIT_NOFILE with which the first daemon was started.
+        unanswered: names in bind= without an address, whose services are broken therefore.
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ class Handover(NamedTuple):
         """Read the file that the environment names; remove the variable, and close the file.
 
         Returns:
-            None without a file: older versions pass everything in the environment.
+            The data; None without a file: older versions pass all data in the environment.
         """
         value = environment.pop(HANDOVER_VARIABLE, "")
         if not value.isdecimal():

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandLine", "NewDaemon", "UpgradeListener"]
 
-#: The longest value of LISTEN_FDNAMES, in bytes (execve(2), MAX_ARG_STRLEN); longer ones are in the handover only.
+#: The longest value of LISTEN_FDNAMES, in bytes (execve(2), MAX_ARG_STRLEN); a longer value is in the handover only.
 _MAX_VARIABLE = 100_000
-#: Descriptors that the new daemon may open, in addition to those it is given, before it raises its limit.
+#: The number of descriptors that the new daemon may open, in addition to passed ones, before it raises its limit.
 _SPARE_FILES = 256
 #: Code of an interpreter that execs the program, since LISTEN_PID must be its own pid (sd_listen_fds(3)). Its argument
 #: is the descriptor of the handover, which lists all descriptors: the sockets, the pair, the handover and optionally
@@ -69,7 +69,7 @@ try:
 except OSError as error:
     sys.exit(f"svcd: can't start {{' '.join(argv)}} in {{directory}}: {{error.strerror}}")
 """
-#: The most that is kept of standard error, in bytes: its end.
+#: The maximum length of standard error that is kept, in bytes; the end is kept.
 _MAX_TEXT = 16_384
 
 
@@ -78,11 +78,11 @@ class CommandLine:
     """Command line of the daemon, and the state in which it was started.
 
     Attributes:
-        argv: the arguments, with the interpreter.
+        argv: the arguments, including the interpreter.
         directory: the working directory.
-        environment: the environment, without variables for that process alone.
-        open_files: soft and hard RLIMIT_NOFILE.
-        foreground: whether it stayed in the foreground, so that its standard error is in use.
+        environment: the environment, without the variables that are for that process alone.
+        open_files: the soft and hard RLIMIT_NOFILE.
+        foreground: whether the daemon stayed in the foreground, so that its standard error is in use.
     """
 
     argv: tuple[str, ...]
@@ -96,14 +96,14 @@ class UpgradeListener(Protocol):
     """Receiver of events of the new daemon."""
 
     def new_daemon_ready(self) -> None:
-        """Handle READY=1: the new daemon could serve."""
+        """Handle READY=1: the new daemon is ready to serve."""
 
     def new_daemon_serves(self, pid: int, unserved: frozenset[int]) -> None:
         """Handle SERVING=: the new daemon serves. It may still be lost until release().
 
         Args:
             pid: the pid of its process.
-            unserved: the inodes of sockets that processes hold and the new daemon has no service for.
+            unserved: the inodes of sockets that processes hold and for which the new daemon has no service.
         """
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
@@ -120,14 +120,14 @@ class NewDaemon:
     """New daemon, seen from the old daemon.
 
     Args:
-        reactor: watches its descriptors.
+        reactor: watches the descriptors.
         program: the command line to start.
-        sockets: the sockets that it gets, with their names.
-        upgrade_listener: gets its events.
-        unanswered: names in bind= that have no address now; the new daemon hardly waits for them.
+        sockets: the sockets to pass, with their names.
+        upgrade_listener: gets the events of the new daemon.
+        unanswered: names in bind= without an address now; the new daemon looks them up with a short time limit.
 
     Attributes:
-        faults: reasons why it can't serve some services; set when it is ready.
+        faults: the reasons why it can't serve some services; set when it is ready.
 
     Raises:
         OSError: the program can't be started.
@@ -151,25 +151,25 @@ class NewDaemon:
         self._pair_closed = False
         self._pidfd = -1
         self._pid = 0
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own_end, other_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pipe, stderr = os.pipe()
         try:
-            self._child_pid = _spawn(program, sockets, theirs, stderr, unanswered)
+            self._child_pid = _spawn(program, sockets, other_end, stderr, unanswered)
         except BaseException:
-            ours.close()
+            own_end.close()
             os.close(pipe)
             raise
         finally:
-            theirs.close()
+            other_end.close()
             os.close(stderr)
         self._stderr = _StderrReader(reactor, pipe)
-        self._channel = UpgradeChannel(reactor, ours, self._received, self._channel_closed)
+        self._channel = UpgradeChannel(reactor, own_end, self._received, self._channel_closed)
         PidfdChild(reactor, self._child_pid, self._child_exited)
 
     def _received(self, name: str, value: str) -> None:
         if name == MAINPID:
             self._pid = int(value)
-            # A process that has just exited is noticed by the end of the pair.
+            # The exit of a process that has just ended is noticed by end of file on the pair.
             with contextlib.suppress(OSError):
                 self._pidfd = os.pidfd_open(self._pid)
         elif name == FAULTS:
@@ -177,8 +177,8 @@ class NewDaemon:
         elif name == READY:
             self._upgrade_listener.new_daemon_ready()
         elif name == SERVING and not self._finished:
-            # From now on the pidfd shows its exit: it closes the pair, and in the background the process that was
-            # started has exited.
+            # From now on only the pidfd shows the exit: the new daemon closes the pair, and the process that was
+            # started has exited if the new daemon runs in the background.
             self._serving = True
             self._upgrade_listener.new_daemon_serves(
                 self._pid, frozenset(int(inode) for inode in value.split(",") if inode)
@@ -187,10 +187,10 @@ class NewDaemon:
                 self._process_exit = _ProcessExit(self._reactor, self._pidfd, self._lost_while_serving)
 
     def send_go(self, holders: Mapping[int, int]) -> None:
-        """Let the new daemon serve.
+        """Send GO=: the new daemon has to start serving.
 
         Args:
-            holders: the pids of processes that hold sockets, by inode; on these sockets it waits for the exit.
+            holders: the pids of processes that hold sockets, by inode; the new daemon waits for their exit.
         """
         self._channel.send(GO, ",".join(f"{inode}:{pid}" for inode, pid in holders.items()))
 
@@ -198,7 +198,7 @@ class NewDaemon:
         """Stop watching a new daemon that serves.
 
         Returns:
-            Whether it is running; otherwise new_daemon_lost() follows.
+            Whether the new daemon is running; otherwise new_daemon_lost() follows.
         """
         if is_ending(self._pid, self._pidfd):
             if self._pidfd < 0:
@@ -234,7 +234,7 @@ class NewDaemon:
     def kill(self) -> str:
         """Kill the new daemon; return its output on standard error."""
         if self._status is None:
-            # Not reaped yet, so the pid is not reused.
+            # The process is not reaped yet, so its pid is not reused.
             os.kill(self._child_pid, signal.SIGKILL)
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -262,7 +262,7 @@ def _spawn(
 ) -> int:
     """Start the program with the sockets, its end of the pair, and its standard error; return its pid."""
     given = [*(each.fileno() for _, each in sockets), pair.fileno()]
-    # Reserves a descriptor for the handover, which has to list its own number.
+    # This reserves a descriptor for the handover, which has to contain its own number.
     extra = [os.open(os.devnull, os.O_RDONLY)]
     try:
         if program.foreground:
@@ -279,7 +279,7 @@ def _spawn(
         handover = write_handover(values)
         os.dup2(handover, extra[0], inheritable=False)
         os.close(handover)
-        # A duplicate onto itself clears FD_CLOEXEC (posix_spawn_file_actions_adddup2(3)).
+        # Duplicating a descriptor onto itself clears FD_CLOEXEC (posix_spawn_file_actions_adddup2(3)).
         actions = [(os.POSIX_SPAWN_DUP2, each, each) for each in [*given, *extra]]
         actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
         argv = [sys.executable, "-I", "-S", "-c", _CODE, str(extra[0])]
@@ -291,7 +291,7 @@ def _spawn(
 
 @implementer(IReadDescriptor)
 class _ProcessExit:
-    """Exit of a process that is no child.
+    """Watcher of the exit of a process that is no child.
 
     Args:
         reactor: watches the pidfd.
@@ -328,7 +328,7 @@ class _ProcessExit:
 
 @implementer(IReadDescriptor)
 class _StderrReader:
-    """Output of the new daemon on standard error.
+    """Reader of the new daemon's standard error.
 
     Args:
         reactor: watches the pipe.
@@ -360,7 +360,7 @@ class _StderrReader:
         return self._text.decode(errors="replace").strip()
 
     def close(self) -> None:
-        """Read what is left in the pipe, and close it."""
+        """Read the rest of the pipe's content, and close the pipe."""
         if self._pipe >= 0:
             self._reactor.removeReader(self)
             while self._read():

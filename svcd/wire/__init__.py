@@ -1,1 +1,1 @@
-"""Bytes to values and back: no I/O, no clock, no Twisted."""
+"""Parsers and formatters of protocols, from bytes to values and back, without I/O, clock and Twisted."""

@@ -1,7 +1,7 @@
-"""Certificates, keys and revocation lists as PEM (RFC 7468), read from bytes; a ValueError has the reason of a failure.
+"""Certificates, keys and revocation lists as PEM (RFC 7468), parsed from bytes. ValueErrors have the reason.
 
-Each reader takes a whole file, with any text between the blocks. It also rejects what a server can't use or current
-clients reject: weak keys, weak signatures, and a key that does not belong to the certificate.
+Each reader takes a whole file, with any text between the blocks. It also rejects content that a server can't use or
+that current clients reject: weak keys, weak signatures, and a key that does not belong to the certificate.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class KeyMistakeError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A kind of content of a file: its name, its PEM label, and the openssl(1) command that converts it to PEM."""
+    """Kind of content of a file: its name, its PEM label, and the openssl(1) command that converts it to PEM."""
 
     name: str
     label: str
@@ -70,11 +70,11 @@ _LISTS = _Kind("revocation list", "X509 CRL", "crl")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """The certificate chain of a server and its private key.
+    """Certificate chain of a server and its private key.
 
     Attributes:
         chain: the certificates that lead to a root, the server's own first.
-        key: its private key.
+        key: the private key of the server's certificate.
         begins, expires: the limits of its validity, in seconds since 1970.
         names: the host names and addresses of the certificate, in lower case.
         source: the file that holds certificate and key; empty if there are two files.
@@ -151,7 +151,7 @@ def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
     if b"ENCRYPTED" in found[0]:
         raise KeyMistakeError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
     try:
-        # The check of an RSA key tests its primes for milliseconds; a wrong key does not match the certificate.
+        # The check of an RSA key takes milliseconds to test its primes; a wrong key does not match the certificate.
         return serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         text = "its private key can't be read: it is damaged, or of a kind that is not supported"
@@ -159,7 +159,7 @@ def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
 
 
 def holds_key(data: bytes) -> bool:
-    """Return whether a file may hold a private key, valid or not; DER may hold anything."""
+    """Return whether a file may contain a private key, valid or not; True for all DER files."""
     return b"PRIVATE KEY-----" in data or _BINARY.match(data) is not None
 
 
@@ -167,7 +167,7 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
     """Read the certificates of certificate authorities.
 
     Raises:
-        ValueError: there is no certificate, or one is unreadable or is not an authority's.
+        ValueError: there is no certificate, or a certificate is unreadable or is not an authority's.
     """
     found = tuple(_read_all(data, _CERTIFICATE, _read_certificate, _CERTIFICATES))
     for each in found:
@@ -188,7 +188,7 @@ def read_revocations(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     """Read the revocation lists of a file.
 
     Raises:
-        ValueError: there is no list, or one is unreadable.
+        ValueError: there is no list, or a list is unreadable.
     """
     return tuple(_read_all(data, _REVOCATIONS, _read_revocation_list, _LISTS))
 
@@ -264,7 +264,7 @@ def issued(revocations: x509.CertificateRevocationList, authority: x509.Certific
 
 
 class NameKind(enum.Enum):
-    """The kind of a name in a certificate (RFC 5280, 4.2.1.6)."""
+    """Kind of a name in a certificate (RFC 5280, 4.2.1.6)."""
 
     DNS = "DNS"
     EMAIL = "email"
@@ -274,11 +274,11 @@ class NameKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClientName:
-    """A name that the certificate of a TLS client may have.
+    """Name that the certificate of a TLS client may have.
 
     Attributes:
         kind: the kind of the name.
-        text: the name; that of a host is in lower case, and its first label may be `*`.
+        text: the name; a host name is in lower case, and its first label may be `*`.
     """
 
     kind: NameKind

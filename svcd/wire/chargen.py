@@ -1,7 +1,7 @@
-"""The character generator's pattern (RFC 864).
+"""The pattern of the character generator (RFC 864).
 
-Rotating lines of 72 of the 95 printable ASCII characters, each ended by CRLF; every line begins one character later
-than the one before, so the pattern repeats after 95 lines.
+It has lines of 72 of the 95 printable ASCII characters, each ended by CRLF. Every line begins a character later than
+the previous line, so the pattern repeats after 95 lines.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ __all__ = ["BLOCK", "LINE_BYTES", "PATTERN", "datagram"]
 _PRINTABLE = bytes(range(0x20, 0x7F))
 #: A line with its CRLF, in bytes.
 LINE_BYTES = 74
-#: The 95 lines after which everything repeats: 7,030 bytes.
+#: The 95 lines after which the pattern repeats: 7,030 bytes.
 PATTERN = b"".join((_PRINTABLE * 2)[start : start + 72] + b"\r\n" for start in range(95))
 #: The block that streams send, a whole number of patterns: 63,270 bytes, one object shared by all connections.
 BLOCK = PATTERN * 9
@@ -22,6 +22,6 @@ _DOUBLE = PATTERN * 2
 
 
 def datagram(number: int) -> bytes:
-    """Return the answer to the datagram with this number: 444 characters; each answer begins one line later."""
+    """Return the answer to the datagram with this number: 444 characters; each answer begins a line later."""
     start = number % 95 * LINE_BYTES
     return _DOUBLE[start : start + _DATAGRAM_BYTES]

@@ -1,13 +1,13 @@
-"""The control protocol: JSON lines, a request and its answer each one line of UTF-8 (RFC 8259).
+"""The control protocol: requests and answers are lines of JSON in UTF-8 (RFC 8259).
 
     {"id": 1, "command": "show", "arguments": {"service": "echo/tcp"}}
     {"id": 1, "ok": true, "result": ...}
     {"id": 2, "ok": false, "code": "usage", "error": "there is no command shwo"}
 
 `id` is any number or string that the client chooses; the answer repeats it. Answers have the order of the requests.
-`Lines.feed` takes received bytes and returns the complete lines; a line longer than LONGEST is returned as None, once,
-and the rest of it is dropped. `Lines.end` returns the rest, since the last line needs no line end before the end of the
-input. `request` raises RequestError, with a text for the client, for a line that is not a request.
+`Lines.feed` takes received bytes and returns the complete lines; it returns None, once, for a line longer than LONGEST,
+and drops the rest of it. `Lines.end` returns the last line, which needs no line end. `request` raises RequestError,
+with a text for the client, for a line that is not a request.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LONGEST = 65_536
 
 
 class Argument(NamedTuple):
-    """An argument of a command.
+    """Argument of a command.
 
     Attributes:
-        name: its key in a request.
-        kind: str, bool, or float for any number.
-        help: its description.
-        needed: whether it is required.
+        name: the key in a request.
+        kind: the type: str, bool, or float for any number.
+        help: the description.
+        needed: whether the argument is required.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Argument(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command of the control protocol."""
+    """Command of the control protocol."""
 
     name: str
     help: str
@@ -89,7 +89,7 @@ COMMANDS: dict[str, Command] = {
 
 
 class ControlRequest(NamedTuple):
-    """A request of a client."""
+    """Request of a client."""
 
     id: int | str | None
     command: str
@@ -109,7 +109,7 @@ class Lines:
         found: list[bytes | None] = []
         for line in lines:
             if self._dropping:
-                # The end of a long line that was already returned as None.
+                # This is the end of a long line, for which None was returned already.
                 self._dropping = False
             elif len(line) > LONGEST:
                 found.append(None)
@@ -124,7 +124,7 @@ class Lines:
         return found
 
     def end(self) -> list[bytes | None]:
-        """Take the end of the input and return the last line if it has no line end."""
+        """Handle the end of the input: return the last line if it has no line end."""
         rest, self._rest = self._rest, b""
         return [rest] if rest.strip() and not self._dropping else []
 
@@ -181,7 +181,7 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
         if type(value) is not kind and not (kind is float and type(value) is int):
             return f"{name} must be {_KINDS[known[name].kind]}"
         if isinstance(value, str) and not value.strip():
-            # A shell makes an empty argument of an unset variable; a missing argument may mean all services.
+            # A shell expands an unset variable to an empty argument, but a missing argument may mean all services.
             return f"{name} is empty: {known[name].help}"
     for argument in command.arguments:
         if argument.needed and argument.name not in arguments:
@@ -192,20 +192,20 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
 _KINDS = {str: "a string", bool: "true or false", float: "a number"}
 
 
-def answer(number: int | str | None, result: object) -> bytes:
+def answer(request_id: int | str | None, result: object) -> bytes:
     """Return the line that answers a request."""
-    return _line({"id": number, "ok": True, "result": result})
+    return _line({"id": request_id, "ok": True, "result": result})
 
 
-def mistake(number: int | str | None, code: str, text: str) -> bytes:
+def mistake(request_id: int | str | None, code: str, text: str) -> bytes:
     """Return the line that reports a failed request.
 
     Args:
-        number: the id of the request; None if there is no readable id.
+        request_id: the id of the request; None if there is no readable id.
         code: usage, refused, config, or busy.
-        text: the reason, as text.
+        text: the reason.
     """
-    return _line({"id": number, "ok": False, "code": code, "error": text})
+    return _line({"id": request_id, "ok": False, "code": code, "error": text})
 
 
 def _line(data: dict[str, object]) -> bytes:

@@ -15,8 +15,8 @@ def daytime(now: float, *, utc: bool = False, iso8601: bool = False) -> bytes:
 
     Args:
         now: seconds since 1970-01-01 00:00 UTC.
-        utc: coordinated universal time instead of the machine's local time.
-        iso8601: `2026-11-21T10:12:00+01:00` instead of `Sat Nov 21 10:12:00 2026`, the same in every locale.
+        utc: whether to use coordinated universal time instead of the machine's local time.
+        iso8601: the format: `2026-11-21T10:12:00+01:00`, or else `Sat Nov 21 10:12:00 2026`, the same in every locale.
     """
     parts = time.gmtime(now) if utc else time.localtime(now)
     if not iso8601:
@@ -29,7 +29,7 @@ def daytime(now: float, *, utc: bool = False, iso8601: bool = False) -> bytes:
 def time_1900(now: float) -> bytes:
     """Return the seconds since 1900 as 4 bytes, unsigned, big-endian.
 
-    The number of RFC 868 overflows in 2036; it wraps, as the era of NTP does (RFC 5905, section 6).
+    The number of RFC 868 overflows in 2036; it wraps, as in NTP at the end of an era (RFC 5905, section 6).
     """
     return ((int(now) + EPOCH_1900) & 0xFFFF_FFFF).to_bytes(4, "big")
 
@@ -40,7 +40,8 @@ _ERA = 1 << 32
 def moment_1900(data: bytes, near: float) -> int:
     """Return the time in 4 bytes of RFC 868, in seconds since 1970-01-01 00:00 UTC.
 
-    The bytes leave the era of 136 years open; the second begins in 2036. The result is in the era that is nearest.
+    The bytes do not determine the era of 136 years; the second era begins in 2036. The result is the time nearest to
+    `near`.
 
     Args:
         data: 4 bytes.

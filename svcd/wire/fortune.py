@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["DEFAULT", "MOST_BYTES", "read_quotes"]
 
-#: An entry must be shorter than 512 characters (RFC 865); this is the longest, with its last CRLF.
+#: The longest entry with its last CRLF, in bytes: it must be shorter than 512 characters (RFC 865).
 MOST_BYTES = 511
 
 

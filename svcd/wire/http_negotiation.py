@@ -1,6 +1,7 @@
 """Content negotiation of HTTP: Accept and Accept-Encoding (RFC 9110, sections 12.5.1 and 12.5.3).
 
-Malformed parts are ignored; no request is refused for them. Fields come from a request head, so they are bounded.
+Malformed parts are ignored; no request is refused because of them. The length of fields is bounded by that of a request
+head.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from functools import lru_cache
 
 __all__ = ["media_type", "takes_gzip"]
 
-#: The size of the cache of fields, each at most as long as a request head. A scraper sends the same field each time.
+#: The number of cached fields, each at most as long as a request head. A scraper sends the same field each time.
 _KNOWN = 16
 
 
 def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
-    """Yield the alternatives of a field: name, parameters, weight."""
+    """Return the alternatives of a field: name, parameters, weight."""
     found = []
     for part in field.decode("latin-1").lower().split(","):
         name, *rest = (piece.strip() for piece in part.split(";"))
@@ -24,7 +25,7 @@ def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
         except ValueError:
             weight = 0.0
         if name:
-            # Not a number, as `nan`, is no weight either.
+            # An invalid weight, including `nan`, counts as 0.
             found.append((name, parameters, weight if 0 <= weight <= 1 else 0.0))
     return found
 
@@ -42,8 +43,8 @@ def media_type(field: bytes, offered: tuple[str, ...]) -> str:
 
     Args:
         field: Accept; empty if there is none.
-        offered: the media types, the preferred one of the server first. A version that the client names has to be the
-            supported one: 1.0.0 of OpenMetrics, 0.0.4 of text.
+        offered: the media types in the server's order of preference. If the client names a version, it must be the
+            supported version: 1.0.0 of OpenMetrics, 0.0.4 of text.
     """
     best, best_weight = offered[0], 0.0
     parts = _parts(field)
@@ -60,5 +61,5 @@ def media_type(field: bytes, offered: tuple[str, ...]) -> str:
 
 def _version_fits(name: str, parameters: dict[str, str]) -> bool:
     # Several versions of a format are separate alternatives: 0.0.1 of OpenMetrics is a draft of another format.
-    spoken = "1.0.0" if name == "application/openmetrics-text" else "0.0.4"
-    return parameters.get("version", spoken) == spoken
+    supported = "1.0.0" if name == "application/openmetrics-text" else "0.0.4"
+    return parameters.get("version", supported) == supported

@@ -1,8 +1,8 @@
 """HTTP/1.0 and 1.1 requests from bytes (RFC 9112), and response heads to bytes.
 
-`RequestReader.feed` takes bytes in pieces of any size and returns the complete requests; an empty list means that more
-bytes are needed. It raises HttpError for input that only an error can answer. It holds at most MOST_HEAD bytes of a
-request; bodies are counted and dropped, since no service uses them.
+`RequestReader.feed` takes bytes in pieces and returns the complete requests; an empty list means that more bytes are
+needed. It raises HttpError for invalid input. It holds at most MOST_HEAD bytes of a request; bodies are counted and
+dropped, since no service uses them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ MOST_HEAD = 32_768
 MOST_FIELDS = 100
 #: The largest body that is read and dropped, in bytes; more is 413.
 MOST_BODY = 1_048_576
-#: The size of the pieces that the parser gets, which bounds the content of a piece: no more than
-#: 227 of the shortest requests.
+#: The maximum size of a piece for the parser, in bytes. It has at most 227 of the shortest requests.
 SLICE = 4096
 
 
@@ -46,15 +45,15 @@ _HOST = re.compile(
     rb"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[-A-Za-z0-9._~!$&'()*+,;=:]+\]"
     rb"|(?:[-A-Za-z0-9._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?"
 )
-#: The number of hosts in the cache of checked hosts: clients name few.
+#: The number of Host fields in the cache of checked fields; clients use few different ones.
 _KNOWN_HOSTS = 64
 
 
 class HttpError(Exception):
-    """Error: a request that is answered with a status, after which the connection is closed.
+    """Error: an invalid request. The response has a status, and the connection is closed after it.
 
     Args:
-        status: the status to answer with.
+        status: the status of the response.
     """
 
     def __init__(self, status: HTTPStatus) -> None:
@@ -64,14 +63,15 @@ class HttpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request without its body.
+    """Request without its body.
 
     Attributes:
-        method: as sent: methods are case-sensitive.
+        method: the method as sent: methods are case-sensitive.
         target: the request target as sent (RFC 9112, section 3.2).
-        fields: names in lower case; a repeated field's values are joined by a comma (RFC 9110, section 5.3).
+        fields: the values by name in lower case; values of a repeated field are joined by a comma (RFC 9110, section
+            5.3).
         version: "1.0" or "1.1".
-        keep_alive: whether the connection may go on after the answer.
+        keep_alive: whether the connection may stay open after the response.
     """
 
     method: str
@@ -82,7 +82,7 @@ class HttpRequest:
 
 
 class RequestReader:
-    """Parser of the requests of one connection. The docstring of the module has the contract.
+    """Parser of the requests of a connection; see the docstring of the module.
 
     Attributes:
         begun: whether an incomplete request has begun.
@@ -92,7 +92,7 @@ class RequestReader:
     def __init__(self) -> None:
         self._done: list[HttpRequest] = []
         self._error: HTTPStatus | None = None
-        # Whether another request may follow the last one; and whether no more requests are read.
+        # Whether another request may follow the last request; whether all further input is an error.
         self._keep_alive = True
         self._ended = False
         self._parser = httptools.HttpRequestParser(self)
@@ -109,7 +109,7 @@ class RequestReader:
             The requests that these bytes complete, in order.
 
         Raises:
-            HttpError: a mistake; requests before it are returned first, by an earlier call.
+            HttpError: invalid input; requests before it are returned first, and the next call raises.
         """
         if self._error is None:
             self._read(data)
@@ -133,8 +133,8 @@ class RequestReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer to change the protocol may be ignored (RFC 9110, section 7.8): what follows is HTTP/1 again,
-            # but for the body of the offer: the parser skips it, and it must not be taken for a request.
+            # An Upgrade field may be ignored (RFC 9110, section 7.8): HTTP/1 follows. The parser does not read the body
+            # of a request with this field; the body must not be parsed as a request, so such a request is the last.
             self._ended = not self._keep_alive
             self._parser = httptools.HttpRequestParser(self)
             rest = data[upgrade.args[0] :]
@@ -147,8 +147,8 @@ class RequestReader:
             if self._error is None:
                 self._error = HTTPStatus.BAD_REQUEST
             return
-        # The parser collects an incomplete field without a callback, before a body and after it (trailers), so the
-        # bytes that it gets are counted as well.
+        # The parser buffers an incomplete field without a callback, in the head and in trailers, so the bytes that it
+        # gets are counted, too.
         if self._error is None and self._uncounted > MOST_HEAD:
             in_target = not self._fields and len(self._target) > MOST_TARGET
             self._error = HTTPStatus.REQUEST_URI_TOO_LONG if in_target else HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -156,7 +156,7 @@ class RequestReader:
     # Callbacks of httptools. An exception would end the parser and lose its reason, hence _error.
 
     def on_message_begin(self) -> None:
-        """Begin a new request."""
+        """Reset the state for a new request."""
         self._target = b""
         self._fields: dict[bytes, bytes] = {}
         self._field_count = 0
@@ -166,13 +166,13 @@ class RequestReader:
         self.begun = True
 
     def on_url(self, piece: bytes) -> None:
-        """Take a piece of the request target."""
+        """Append a piece of the request target."""
         self._target += piece
         if len(self._target) > MOST_TARGET:
             self._fail(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a complete field."""
+        """Store a complete field."""
         self._field_count += 1
         self._field_bytes += len(name) + len(value) + len(": \r\n")
         if self._field_count > MOST_FIELDS or self._field_bytes > MOST_HEAD:
@@ -180,7 +180,7 @@ class RequestReader:
         name, value = name.lower(), value.strip(b" \t")
         if name in self._fields:
             if name == b"host":
-                # Two hosts are an attempt to be two requests at once (RFC 9112, section 3.2).
+                # Repeated Host fields are used for request smuggling; the status must be 400 (RFC 9112, section 3.2).
                 self._fail(HTTPStatus.BAD_REQUEST)
             value = self._fields[name] + b", " + value
         self._fields[name] = value
@@ -193,10 +193,10 @@ class RequestReader:
             self._fail(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
         host = self._fields.get(b"host")
         if (version == "1.1") if host is None else not _is_host(host):
-            # RFC 9112, section 3.2.
+            # A request without a valid Host field must get 400 (RFC 9112, section 3.2).
             self._fail(HTTPStatus.BAD_REQUEST)
         if b"expect" in self._fields and self._has_body():
-            # A client that asks before it sends a body is refused at once (RFC 9110, section 10.1.1).
+            # With Expect: 100-continue the client waits before it sends the body (RFC 9110, section 10.1.1).
             self._fail(HTTPStatus.EXPECTATION_FAILED)
 
     def on_body(self, piece: bytes) -> None:
@@ -258,11 +258,11 @@ def authority(request: HttpRequest) -> bytes:
 def path_segments(target: bytes) -> list[str]:
     """Return the decoded path segments of a request target; the last is empty for a directory.
 
-    The query is dropped, repeated slashes count once, `.` disappears.
+    The query is dropped, repeated slashes count as a single slash, and `.` segments are removed.
 
     Raises:
         HttpError: 400 for a path that is invalid or leaves the root: no leading slash, a bad percent escape, NUL or
-            another control character, a backslash, a slash behind %2f, `..`, bytes that are not UTF-8.
+            another control character, a backslash, a slash encoded as %2f, `..`, bytes that are not UTF-8.
     """
     bad = HttpError(HTTPStatus.BAD_REQUEST)
     target = target.partition(b"?")[0].partition(b"#")[0]
@@ -298,9 +298,10 @@ def head(status: HTTPStatus, fields: dict[str, str], *, keep_alive: bool) -> byt
     """Return the head of a response, with its blank line.
 
     Args:
-        status: the status line's code and phrase.
-        fields: names and values, in latin-1 and without line ends; values of a client must not be passed.
-        keep_alive: whether the connection stays open; the head has it in both cases, which HTTP/1.0 clients need.
+        status: the code and phrase of the status line.
+        fields: names and values, in latin-1 and without line ends; values from a client must not be passed.
+        keep_alive: whether the connection stays open. The head has a Connection field in both cases, which HTTP/1.0
+            clients need.
     """
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",

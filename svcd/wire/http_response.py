@@ -1,9 +1,9 @@
 """HTTP/1.0 and 1.1 responses from bytes (RFC 9112).
 
-`ResponseReader.feed` takes bytes in pieces of any size and returns their content: the Head of the response once it is
+`ResponseReader.feed` takes bytes in pieces of any size and returns their content: the Head of the response when it is
 complete, then pieces of its body without their framing; an empty list means that more bytes are needed. `close` marks
-the end of the input. Both raise ResponseError for an invalid or incomplete response. At most twice MOST_HEAD bytes are
-held.
+the end of the input. Both raise ResponseError for an invalid or incomplete response. A reader holds at most twice
+MOST_HEAD bytes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import httptools
 
 __all__ = ["MOST_HEAD", "Head", "ResponseError", "ResponseReader"]
 
-#: The largest head in bytes, and as many between two pieces of the body: extensions of chunks, trailers.
+#: The largest head in bytes, and the largest framing between pieces of the body: extensions of chunks, trailers.
 MOST_HEAD = 65_536
-#: A head is given to the parser in pieces of this size, so that it holds little more than MOST_HEAD.
+#: The size of a piece for the parser, in bytes, so that the parser holds little more than MOST_HEAD.
 _SLICE = 4096
 
 
@@ -26,11 +26,11 @@ class ResponseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The beginning of a response.
+    """Head of a response.
 
     Attributes:
         version: "1.0" or "1.1".
-        status: its number, at least 200: interim responses are skipped.
+        status: the status code, at least 200: interim responses are skipped.
         reason: the reason phrase; it may be empty.
         fields: names and values as sent, in their order.
     """
@@ -52,10 +52,10 @@ class Head:
 
 
 class ResponseReader:
-    """Parser of one response. The docstring of the module has the contract.
+    """Parser of a single response; see the docstring of the module.
 
     Args:
-        bodiless: whether the response has no body, as that to HEAD, whatever its head says.
+        bodiless: whether the response has no body regardless of its head, as for HEAD.
 
     Attributes:
         done: whether the response is complete; bytes after it are not read.
@@ -77,7 +77,7 @@ class ResponseReader:
         """Read the next bytes.
 
         Raises:
-            ResponseError: they are invalid.
+            ResponseError: the bytes are invalid.
         """
         left = memoryview(data)
         while left and not self.done:
@@ -99,7 +99,7 @@ class ResponseReader:
         return found
 
     def close(self) -> None:
-        """Take the end of the input.
+        """Handle the end of the input.
 
         Raises:
             ResponseError: the response is incomplete.
@@ -120,21 +120,21 @@ class ResponseReader:
     # Callbacks of httptools. An exception would end the parser and lose its reason, hence _error.
 
     def on_message_begin(self) -> None:
-        """Begin a response; an interim response may precede it."""
+        """Reset the state for a response; an interim response may precede it."""
         if not self.done:
             self._fields, self._reason = [], b""
 
     def on_status(self, piece: bytes) -> None:
-        """Take a piece of the reason phrase."""
+        """Append a piece of the reason phrase."""
         self._reason += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a complete field; drop trailers."""
+        """Store a complete field; drop trailers."""
         if self._head is None:
             self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Return the complete head."""
+        """Add the complete head to the result, unless the response is interim."""
         status = self._parser.get_status_code()
         if self.done or status < 200:
             return
@@ -145,7 +145,7 @@ class ResponseReader:
         self.done = self._bodiless
 
     def on_body(self, piece: bytes) -> None:
-        """Take a piece of the body."""
+        """Add a piece of the body to the result."""
         self._uncounted = 0
         if not self.done:
             self._received += len(piece)

@@ -1,9 +1,9 @@
-"""Headers of the PROXY protocol (HAProxy's proxy-protocol.txt), in which a proxy passes on the address of a client.
+"""Headers of the PROXY protocol (HAProxy's proxy-protocol.txt), in which a proxy sends the address of a client.
 
-`header` returns a ProxyHeader, or None while the data is an incomplete header, all of which then belongs to it. It
-raises ValueError, with the mistake, as soon as the data can't become a header. Each call gets all data from the
-beginning, at most MOST bytes, and reads each byte a bounded number of times. `line` makes a header of version 1,
-`block` a header of version 2.
+`header` returns a ProxyHeader, or None while the header is incomplete; all data belongs to it then. It raises
+ValueError, with the reason, as soon as the data can't become a valid header. Each call gets all data from the beginning
+of the connection, at most MOST bytes, and reads each byte a bounded number of times. `line` makes a header of version
+1, `block` a header of version 2.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST", "End", "ProxyHeader", "SocketAddress", "block", "crc32c", "header", "line"]
 
-#: The longest accepted header, in bytes. Version 2 permits 65551, but the specification requires a header to fit into
-#: the smallest TCP segment, 536 bytes, and nginx accepts as many as this.
+#: The longest accepted header, in bytes. Version 2 permits 65551, but the specification requires that a header fits
+#: into the smallest TCP segment, 536 bytes. nginx has the same limit.
 MOST = 4096
 #: The longest header of version 1, with its line end (section 2.1).
 _MOST_LINE = 107
@@ -52,18 +52,18 @@ _CHECKSUM = struct.Struct("!I")
 
 #: An address in the form of the socket module: (host, port), and for IPv6 (host, port, 0, 0).
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-#: The address of an end of a connection: host and port; None if there is none, as with a UNIX socket.
+#: The address of an end of a connection: host and port; None without such an address, as for a UNIX socket.
 End: TypeAlias = tuple[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyHeader:
-    """A header of the PROXY protocol.
+    """Header of the PROXY protocol.
 
     Attributes:
         size: the size of the header, in bytes.
         source: the address of the client; None for a connection of the proxy itself (LOCAL) or a client without a TCP
-            address: then both addresses are those of the connection itself, as the specification requires.
+            address. Then both addresses are those of the connection itself, as the specification requires.
         destination: the address to which the client has connected; None if the source is None.
     """
 
@@ -108,7 +108,7 @@ def _text(data: bytes) -> ProxyHeader | None:
     if narrow:
         return ProxyHeader(size, (source, int(source_port)), (destination, int(destination_port)))
     try:
-        # In its canonical spelling, which is used elsewhere.
+        # In canonical form, as all addresses in svcd.
         far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
     except ValueError:
         raise ValueError("an address of its line is none") from None
@@ -147,7 +147,7 @@ def _binary(data: bytes) -> ProxyHeader | None:
 def _located(size: int, family: int, addresses: tuple[Any, ...]) -> ProxyHeader:
     source, destination, source_port, destination_port = addresses
     if family == _INET:
-        # It takes a fifth of the time of ipaddress.
+        # This takes a fifth of the time of ipaddress.
         far, near = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
         return ProxyHeader(size, (far, source_port), (near, destination_port))
     far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
@@ -167,7 +167,7 @@ def _check(whole: bytes, start: int) -> None:
 
 
 def _values(whole: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the type, the begin and the end of each TLV after the addresses."""
+    """Yield the type, the start and the end of each TLV after the addresses."""
     while start < len(whole):
         begin = start + _TLV.size
         if begin > len(whole):
@@ -184,7 +184,7 @@ def _table() -> tuple[int, ...]:
     numbers = []
     for number in range(256):
         for _ in range(8):
-            number = number >> 1 ^ (0x82F6_3B78 if number & 1 else 0)  # noqa: PLW2901 - it is what is made
+            number = number >> 1 ^ (0x82F6_3B78 if number & 1 else 0)  # noqa: PLW2901 - it becomes the entry
         numbers.append(number)
     return tuple(numbers)
 
@@ -198,11 +198,11 @@ def crc32c(data: bytes) -> int:
 
 
 def line(source: End, destination: End) -> bytes:
-    """Return a header of version 1; a client without an address is UNKNOWN.
+    """Return a header of version 1; it is UNKNOWN for a client without an address.
 
     Args:
         source: the address of the client; an IPv4-mapped address is written as IPv4.
-        destination: the address to which it has connected.
+        destination: the address to which the client has connected.
     """
     if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
@@ -211,14 +211,14 @@ def line(source: End, destination: End) -> bytes:
 
 
 def block(source: End, destination: End) -> bytes:
-    """Return a header of version 2; that of a client without an address is LOCAL.
+    """Return a header of version 2; it is LOCAL for a client without an address.
 
     Args:
         source: as in line().
         destination: as in line().
     """
     if source is None or destination is None:
-        # Of the forms of version 2 for such a client (UNIX, UNSPEC, LOCAL) haproxy and nginx both accept only this.
+        # Of the forms for such a client in version 2 (UNIX, UNSPEC, LOCAL), both HAProxy and nginx accept only LOCAL.
         return _FIXED.pack(_SIGNATURE, _LOCAL, 0, 0)
     one, other = _alike(source[0], destination[0])
     family = _INET if one.version == 4 else _INET6

@@ -1,7 +1,7 @@
 """Lines of the TCP port service multiplexer (RFC 1078): the name of a service, and an answer that accepts or refuses.
 
-`question` returns the name and the number of its bytes, None while the line has no end, and raises ValueError for an
-invalid line. Each call gets all data from the beginning, at most MOST bytes.
+`question` returns the name and the length of its line in bytes. It returns None while the line is incomplete, and
+raises ValueError for an invalid line. Each call gets all data from the beginning of the connection, at most MOST bytes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ __all__ = ["HELP", "MOST", "WELCOME", "catalogue", "question", "refusal"]
 
 #: The longest first line, with its line end. RFC 1078 has no limit; service names are short.
 MOST = 256
-#: The answer before the service begins: a plus sign, and text that clients may ignore.
+#: The answer that precedes the service: a plus sign, and text that clients may ignore.
 WELCOME = b"+Go\r\n"
 #: The name that requests the names of all services.
 HELP = "help"
 
 
 def question(data: bytes) -> tuple[str, int] | None:
-    """Return the requested name in lower case, since case does not matter, and the number of bytes of its line.
+    """Return the requested name in lower case, since case does not matter, and the length of its line in bytes.
 
     Raises:
-        ValueError: the line is too long, or not a name.
+        ValueError: the line is too long, or is not a name.
     """
     line, newline, _ = data.partition(b"\n")
     if not newline:

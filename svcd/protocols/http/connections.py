@@ -1,7 +1,7 @@
-"""The open connections of an HTTP service, grouped by what they wait for: timeouts, and eviction.
+"""Timeouts and eviction of the open connections of an HTTP service, grouped by the event for which they wait.
 
-A connection waits for the rest of a request, for the next request, or for its client to take a response. Connections
-have no timers of their own: each group is in the order in which its connections began to wait, and a check twice a
+A connection waits for the rest of a request, for the next request, or for its client to take a response. There are no
+timers for single connections: each group is in the order in which its connections began to wait, and a check twice a
 second ends those that have waited too long.
 """
 
@@ -24,18 +24,18 @@ LOWEST_RATE = 500
 CHECK_SECONDS = 0.5
 #: The number of connections checked before the reactor runs other callbacks.
 SLICE = 256
-#: The end reason of a connection that was closed to make room for another one.
+#: The end reason of a connection that was closed to free its descriptor for another connection.
 EVICTED = "evicted"
 #: The time that a connection has to wait before it may be evicted, in seconds: the first for a connection that waits
 #: for a request or the rest of it, the second for one whose client takes the response below LOWEST_RATE. The second is
 #: longer because the acknowledgements of a distant client arrive a round trip later.
 _GRACE, _SLOW_GRACE = 0.5, 0.75
-#: The time in which the rate of a client is not measured, in seconds: its system fills a receive buffer first.
+#: The time in which the rate of a client is not yet measured, in seconds: its system fills a receive buffer first.
 _FIRST_MOMENT = 0.25
 #: The longest pause of a client that takes its response at LOWEST_RATE on average, in seconds: TCP acknowledges in
 #: bursts.
 _LONGEST_PAUSE = 3.0
-#: The number of bodies that arrive fast enough that are skipped in the search for the slowest request.
+#: The maximum number of requests with a sufficient rate that are skipped in the search for the slowest request.
 _PASSED_OVER = 8
 
 
@@ -55,10 +55,10 @@ class HttpTimeouts:
 
 
 class HttpWait(Protocol):
-    """What HttpConnections needs of a connection.
+    """Interface of a connection for HttpConnections.
 
     Attributes:
-        group: the group that the connection is in; None for none.
+        group: the group of the connection; None for no group.
     """
 
     group: Group | None
@@ -75,7 +75,7 @@ class HttpWait(Protocol):
         """End the connection after a timeout: `request`, `keepalive` or `send`."""
 
     def evict(self) -> None:
-        """End the connection to make room for another one."""
+        """End the connection to free its descriptor for another connection."""
 
 
 class _Pace:
@@ -115,7 +115,7 @@ Group: TypeAlias = "dict[HttpWait, float]"
 
 
 class HttpConnections:
-    """The connections of one service.
+    """The connections of a service.
 
     Args:
         timeouts: the timeouts of the connections.
@@ -134,8 +134,8 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
-        # The connections in `writing` that were checked, and those that were not: the first check asks the kernel for
-        # the bytes taken.
+        # The connections in `writing` that were checked, and those that were not. The check needs a system call for
+        # the number of bytes taken.
         self._paces: dict[HttpWait, _Pace] = {}
         self._unchecked: dict[HttpWait, None] = {}
         self._todo: Iterator[HttpWait] = iter(())
@@ -147,12 +147,12 @@ class HttpConnections:
         return len(self.reading) + len(self.idle) + len(self.writing)
 
     def move(self, connection: HttpWait, group: Group | None) -> None:
-        """Put a connection into a group, unless it is in it; None for no group."""
+        """Put a connection into a group, unless it is in this group already; None for no group."""
         if connection.group is not group:
             self.renew(connection, group)
 
     def renew(self, connection: HttpWait, group: Group | None) -> None:
-        """Put a connection into a group, as one that begins to wait now, even if it is in the group already."""
+        """Put a connection at the end of a group, with the current time as the start of its wait; None for no group."""
         before = connection.group
         if before is not None:
             del before[connection]
@@ -169,7 +169,7 @@ class HttpConnections:
             self._call = self._clock.callLater(CHECK_SECONDS, self._check)
 
     def evict(self) -> bool:
-        """Evict the connection idle longest, or else the slowest; return whether there was one."""
+        """Evict the connection that was idle longest, or else the slowest; return whether there was one to evict."""
         now = self._seconds()
         found = self._idle_longest(now) or self._slowest(now)
         if found is None:
@@ -194,8 +194,8 @@ class HttpConnections:
     def _slowest_writer(self, now: float, longest: float) -> HttpWait | None:
         """Return the connection that has been writing longest and whose client takes less than LOWEST_RATE.
 
-        All connections that were not checked are checked: so the rates of all clients are known soon after the first
-        eviction. A rate takes two checks, half a second apart.
+        All unchecked connections are checked, so that the rates of all clients are known soon after the first eviction.
+        A rate requires two checks, half a second apart.
 
         Args:
             now: the time.
@@ -222,11 +222,11 @@ class HttpConnections:
         """End late connections, and check SLICE of those in `writing`; continue in the reactor's next iteration."""
         now = self._seconds()
         late = [*self._late_idle(now), *islice(self._late_requests(now), SLICE)]
-        looked = list(islice(self._todo, SLICE))
-        late += [(each, "send") for each in looked if self._is_late_writer(each, now)]
+        checked = list(islice(self._todo, SLICE))
+        late += [(each, "send") for each in checked if self._is_late_writer(each, now)]
         for connection, reason in late:
             connection.time_out(reason)
-        if max(len(late), len(looked)) >= SLICE:
+        if max(len(late), len(checked)) >= SLICE:
             self._call = self._clock.callLater(0, self._slice)
         elif self.reading or self.idle or self.writing:
             self._call = self._clock.callLater(CHECK_SECONDS, self._check)

@@ -26,7 +26,7 @@ class Body(Protocol):
         ...
 
     def count(self, budget: DescriptorCounter, /) -> None:
-        """Take over a counted descriptor, to release it from the budget when the body's own one is closed."""
+        """Take over a reserved place in the budget, and release it when the descriptor of the body is closed."""
         ...
 
     def read(self) -> bytes:
@@ -79,5 +79,5 @@ def text_response(status: HTTPStatus, content_type: str, text: str) -> Response:
 
 
 def error_response(status: HTTPStatus) -> Response:
-    """Return a response with the status as its text, without details about the server."""
+    """Return a response with the status as text, without details about the server."""
     return text_response(status, "text/plain", f"{status.value} {status.phrase}\n")

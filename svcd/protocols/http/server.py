@@ -1,7 +1,7 @@
 """Connections of the HTTP server (RFC 9110, 9112): requests are processed in order, one at a time.
 
-A Handler makes the responses: it gets the request and the address of the peer, and returns a Response or a Deferred of
-one. The connection does pipelining, back-pressure, keep-alive and closing.
+A Handler makes the responses: it gets the request and the address of the peer, and returns a Response, or a Deferred
+that fires with a Response. The connection does pipelining, back-pressure, keep-alive and closing.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _COPIED = 65_536
 class HttpProtocol(LingeringProtocol):
     """An HTTP connection.
 
-    The connection reads only when all input is answered and the client takes the responses. So it holds the head of
-    one request, a piece of one response, and the data of one read.
+    The connection reads only when all input is answered and the client takes the responses. So it holds at most the
+    head of a request, a piece of a response, and the data of a read.
 
     Attributes:
         end_reason: the timeout or eviction that ended the connection, empty if there was none; the connection
@@ -54,7 +54,7 @@ class HttpProtocol(LingeringProtocol):
     _log = Logger()
 
     def connectionMade(self) -> None:
-        """Set up the connection, and wait for the first request."""
+        """Initialize the state, and wait for the first request."""
         self.clock = self.factory.clock
         self._reader = RequestReader()
         self._unread = b""
@@ -63,8 +63,8 @@ class HttpProtocol(LingeringProtocol):
         self._client_done = self._draining = self._pumping = self._gone = False
         # Whether a request was answered since the connection was put into its group.
         self._answered = False
-        # Whether a descriptor is counted for a file: from the start until the first response, so that this does not
-        # fail for lack of one.
+        # Whether a descriptor is reserved for a file: from the start until the first response, so that the first
+        # response does not fail for lack of a descriptor.
         self._has_descriptor = False
         if self.factory.descriptors is not None:
             self._has_descriptor = True
@@ -119,7 +119,7 @@ class HttpProtocol(LingeringProtocol):
         super().connectionLost(reason)
 
     def _pump(self) -> None:
-        """Do everything that can be done now: send a piece, send a response, parse a request, close."""
+        """Process until input or output blocks: send pieces, send responses, parse requests, close."""
         if self._pumping or self.lingering:
             return
         self._pumping = True
@@ -142,7 +142,7 @@ class HttpProtocol(LingeringProtocol):
             self._wait()
 
     def _wait(self) -> None:
-        """Move the connection into the group of what it waits for."""
+        """Move the connection into the group of the event for which it waits."""
         connections = self._connections
         if self._body is not None or self._paused or self.lingering:
             connections.move(self, connections.writing)
@@ -161,7 +161,7 @@ class HttpProtocol(LingeringProtocol):
 
     @property
     def taken(self) -> int:
-        """Number of bytes that the client's system has acknowledged, or if that is unknown, that were written."""
+        """Number of bytes that the client's system has acknowledged, or the number of written bytes if not known."""
         traffic: tuple[int, int] | None = getattr(self.transport, "traffic", None)
         return self._sent if traffic is None else traffic[1]
 
@@ -178,7 +178,7 @@ class HttpProtocol(LingeringProtocol):
             self._close()
 
     def evict(self) -> None:
-        """End the connection at once, to make room for another one."""
+        """End the connection at once, to free its descriptor for another connection."""
         self.end_reason = self.end_reason or EVICTED
         if self.group is self._connections.idle:
             self._close()
@@ -199,7 +199,7 @@ class HttpProtocol(LingeringProtocol):
         self._paused = True
         self._connections.move(self, None)
         if self.lingering and not getattr(self.transport, "writing", False):
-            # The kernel has all data, and goes on to deliver it.
+            # The kernel has all data, and delivers it after the close.
             self.transport.loseConnection()
         else:
             self.transport.abortConnection()
@@ -216,7 +216,7 @@ class HttpProtocol(LingeringProtocol):
             self.transport.resumeProducing()
 
     def _read(self) -> bool:
-        """Parse a slice of the input; return whether there was any."""
+        """Parse a slice of the input; return whether there was input."""
         if not self._unread and not self._reader.failed:
             return False
         piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
@@ -260,7 +260,7 @@ class HttpProtocol(LingeringProtocol):
         response.addCallbacks(done, failed)
 
     def _refusal(self, failure: Failure) -> Response:
-        """Return the response after an exception in a handler: the status of an HttpError, or else 500 (logged)."""
+        """Return the response for an exception in a handler: the status of an HttpError, or 500 and a log line."""
         if isinstance(failure.value, HttpError):
             return error_response(failure.value.status)
         self._log.failure("the handler of an HTTP request failed", failure)
@@ -284,7 +284,7 @@ class HttpProtocol(LingeringProtocol):
             self.transport.write(opening)
 
     def _count(self, body: Body) -> bool:
-        """Count the descriptor of a body, unless it is counted; return False if none is left."""
+        """Count the descriptor of a body, unless it is counted; return False if the budget is exhausted."""
         descriptors = self.factory.descriptors
         if descriptors is None or not body.uncounted:
             return True
@@ -361,7 +361,7 @@ class HttpFactory(BuiltinFactory):
         self.connections = HttpConnections(timeouts or HttpTimeouts(), clock)
         self._now = now
         self._date = (-1, "")
-        # The last response, the second and the keep_alive that its head is for, and the head.
+        # A cached head: the response, the second and the keep_alive for which it was made, and the head itself.
         self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
 
     @property
@@ -370,11 +370,11 @@ class HttpFactory(BuiltinFactory):
         return self.connections.open
 
     def evict(self) -> bool:
-        """Evict a connection to make room for another one; return whether there was one to evict."""
+        """Evict a connection to free its descriptor for another; return whether there was one to evict."""
         return self.connections.evict()
 
     def opening(self, response: Response, *, keep_alive: bool) -> bytes:
-        """Return the head of a response. For a Response that is sent repeatedly it is made once a second."""
+        """Return the head of a response; for the same Response it is cached for a second."""
         date = self.date()
         known, second, kept_alive, opening = self._opening
         if known is response and second == self._date[0] and kept_alive == keep_alive:
@@ -386,7 +386,7 @@ class HttpFactory(BuiltinFactory):
         return opening
 
     def date(self) -> str:
-        """Return the Date field (RFC 9110, section 5.6.7), made once a second."""
+        """Return the Date field (RFC 9110, section 5.6.7), cached for a second."""
         second = int(self._now())
         if second != self._date[0]:
             self._date = (second, email.utils.formatdate(second, usegmt=True))

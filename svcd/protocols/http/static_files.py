@@ -1,7 +1,7 @@
 """Static files below a directory, for HTTP.
 
-A path is walked segment by segment; each segment is opened relative to the one before, without following symbolic
-links (openat(2), O_NOFOLLOW). So no spelling of a path, and no concurrent change of the tree, leads out of the root.
+A path is walked segment by segment; each segment is opened relative to its parent, without following symbolic links
+(openat(2), O_NOFOLLOW). So no spelling of a path, and no concurrent change of the tree, leads out of the root.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class StaticFiles:
         if not stat.S_ISDIR(status.st_mode):
             return self._file(descriptor, name, status)
         os.close(descriptor)
-        # Made from the decoded segments, so that it can't point to another host (//host/).
+        # The Location is made from the decoded segments, so that it can't point to another host (//host/).
         response = error_response(HTTPStatus.MOVED_PERMANENTLY)
         query = quote(target.partition(b"?")[2], safe="=&;+%:/?@!$'()*,~-._")
         response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/" + (f"?{query}" if query else "")
