@@ -45,6 +45,7 @@ def service_infos(
     by_name = {running.service.id: _about(running.service, running.tls) for running in all_running}
     for each in broken:
         about = by_name.get(each.service.id) or _about(each.service, None)
+        addresses.setdefault(each.service.id, [endpoint.address for endpoint in each.endpoints])
         by_name[each.service.id] = replace(about, problem=each.reason, state=ServiceState.BROKEN)
     for service in disabled:
         about = by_name.get(service.id) or _about(service, None)

@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -257,6 +258,32 @@ def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
 
 
 @pytest.mark.load
+def test_the_page_follows_states(start: Callable[..., Daemon], browser: Browser, open_folder: Path) -> None:
+    """What svcctl pauses or disables, and a process that fails, are seen without a reload of the page."""
+    control = str(open_folder / "control")
+    services = "false 0/tcp4 server=/bin/false\nold 0/tcp4 echo disable=yes\ngone 0/tcp4 server=/no/such\n"
+    daemon = start(f"{SERVICES}{services}", "--control", control)
+    browser.visit(f"http://127.0.0.1:{daemon.port('status/tcp4')}/")
+    browser.run("window.first = true")
+    states = (
+        "const found = {}; for (const row of document.querySelectorAll('#services > tr')) "
+        "found[row.dataset.id.split('/')[0]] = row.querySelector('.state').textContent + ' ' + row.dataset.state;"
+        "return found;"
+    )
+    on = dict.fromkeys(("echo", "private", "status", "false"), "on on")
+    assert browser.run(states) == {**on, "old": "disabled disabled", "gone": "broken broken"}
+    exchange(daemon.connect("false/tcp4"))
+    for words in (["pause", "echo"], ["disable", "private"]):
+        subprocess.run([sys.executable, "-m", "svcd", "--control", control, *words], check=True, timeout=PATIENCE)
+    found = browser.until(states, lambda found: found["private"] == "disabled disabled")
+    assert found["echo"] == "paused paused"
+    cells = browser.until(_CELLS, lambda cells: cells["false/tcp4"]["failed_exits"] == "1")
+    assert cells["false/tcp4"]["failed"] == "0"
+    assert browser.run("return window.first")
+    assert browser.complaints() == []
+
+
+@pytest.mark.load
 def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], browser: Browser) -> None:
     """With and without JavaScript the rows are the same, to the letter."""
     daemon = start(SERVICES)
@@ -274,7 +301,7 @@ def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], br
     browser.tell("Emulation.setScriptExecutionDisabled", value=True)
     # The page without JavaScript is loaded anew by itself; what is asked through the driver is no script of the page's.
     browser.visit(root)
-    assert "as of the moment" in browser.run("return document.getElementById('live').textContent")
+    assert "as of page load" in browser.run("return document.getElementById('live').textContent")
     assert browser.run(row) == drawn
 
 

@@ -19,7 +19,7 @@ from twisted.internet.task import Clock
 
 from svcd.metrics.counters import LiveTraffic
 from svcd.metrics.registry import SAMPLES, MetricsRegistry
-from svcd.metrics.snapshot import ServiceInfo
+from svcd.metrics.snapshot import ServiceInfo, ServiceState
 from svcd.protocols.status import formatting as texts
 from svcd.protocols.status.cache import LIFETIME_FACTOR, MAX_AGE, RenderCache
 from svcd.protocols.status.data import status_data
@@ -65,10 +65,14 @@ def _busy(clock: Clock | None = None) -> MetricsRegistry:
     for version in ("TLSv1.2", "TLSv1.3", "TLSv1.3"):
         git.handshake_done(version)
     git.handshake_failed("closed")
-    git.accepted += 2
+    git.accepted += 3
     git.process_started(0.002)
     git.process_started(0.002)
     git.process_exited("0")
+    git.end("done", 3.0, -1, -1, "")
+    git.process_started(0.002)
+    git.process_exited("9")
+    git.failed_exits += 1
     git.end("done", 3.0, -1, -1, "")
     git.restarts += 1
     clock.pump([0.25] * 8)
@@ -117,8 +121,9 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
         ("svcd_connection_duration_seconds_bucket", "0.5", "echo/tcp"): 1,
         ("svcd_connection_duration_seconds_count", "echo/tcp"): 2,
         ("svcd_connection_duration_seconds_sum", "echo/tcp"): 99.25,
-        ("svcd_spawn_latency_seconds_count", "git/tcp"): 2,
-        ("svcd_spawn_latency_seconds_bucket", "0.0025", "git/tcp"): 2,
+        ("svcd_spawn_latency_seconds_count", "git/tcp"): 3,
+        ("svcd_spawn_latency_seconds_bucket", "0.0025", "git/tcp"): 3,
+        ("svcd_connections_failed_total", "git/tcp"): 1,
         ("svcd_children_active", "git/tcp"): 1,
         ("svcd_children_exited_total", "0", "git/tcp"): 1,
         ("svcd_launcher_restarts_total", "git/tcp"): 1,
@@ -267,7 +272,7 @@ def test_the_page_is_whole_without_a_script() -> None:
     assert all(each["aria-label"] for each in charts)
     assert "127.0.0.1:7, [::1]:7" in found.text
     assert "the code" in found.text
-    assert found.text.count("certificate until") == found.text.count("certificate until 2033-05-18") == 1
+    assert found.text.count("certificate expires") == found.text.count("certificate expires 2033-05-18") == 1
     assert "TLS, 1.3: 2, 1.2: 1, failed: 1" in found.text
     headings = [each.get("scope") for tag, each in found.elements if tag == "th"]
     assert set(headings) == {"col", "row"}
@@ -279,21 +284,58 @@ def test_an_idle_daemon_has_a_page() -> None:
     """Without a service, without a sample."""
     found = _Reader(page(status_data(MetricsRegistry())).decode())
     assert "none yet" in found.text
-    assert "nobody" in found.text
+    assert "none" in found.text.replace("none yet", "")
 
 
 def test_json_says_what_the_page_shows() -> None:
     """Totals, services, reasons and the last connections; the log's quotes are gone."""
     status = json.loads(_ask(_busy(), "/status.json").content)
-    assert status["totals"]["accepted"] == 10
+    assert status["totals"]["accepted"] == 11
     assert (status["totals"]["open"], status["totals"]["refused"], status["totals"]["failed"]) == (4, 8, 1)
+    assert (status["totals"]["failed_exits"], status["services"][2]["exits"]) == (1, {"0": 1, "9": 1})
     assert status["refused"] == {"rate": 7, "port": 1}
-    assert status["ended"] == {"done": 2, "lost": 1}
+    assert status["ended"] == {"done": 3, "lost": 1}
     echo = status["services"][0]
     assert (echo["id"], echo["open"], echo["limit"], echo["in"], echo["out"]) == ("echo/tcp", 3, 100, 10, 22)
     assert (echo["tls"], echo["handshakes"], status["services"][2]["handshakes_failed"]) == ("", {}, {"closed": 1})
-    assert [each["reason"] for each in status["recent"]] == ["done", "lost", "done"]
+    assert [each["reason"] for each in status["recent"]] == ["done", "done", "lost", "done"]
     assert json.loads(_ask(_hostile(), "/status.json").content)["recent"][0]["peer"] == HOSTILE
+
+
+def test_states_and_certificates_are_shown() -> None:
+    """The state of each service, and whether its certificate expires within tls_warn or has expired."""
+    registry = MetricsRegistry(wall_clock=lambda: 1000.0, clock=Clock().seconds)
+    registry.describe(
+        [
+            ServiceInfo("on/tcp", "echo", expires=3000.0, warn_from=2000.0),
+            ServiceInfo("paused/tcp", "echo", expires=3000.0, warn_from=1000.0, state=ServiceState.PAUSED),
+            ServiceInfo("broken/tcp", "echo", expires=1000.0, problem="why", state=ServiceState.BROKEN),
+            ServiceInfo("disabled/tcp", "echo", state=ServiceState.DISABLED),
+            ServiceInfo("lost/tcp", "/bin/cat", spawned=True),
+        ]
+    )
+    registry.counters("lost/tcp").unavailable = "its launcher ends at once"
+    registry.counters("disabled/tcp").unavailable = "stale"
+    status = status_data(registry)
+    assert [(each["state"], each["certificate"]) for each in status["services"]] == [
+        ("on", "valid"), ("paused", "expiring"), ("broken", "expired"), ("disabled", ""), ("broken", "")
+    ]  # fmt: skip
+    assert status["totals"]["broken"] == 2
+    assert [each["problem"] for each in status["services"][2:]] == ["why", "", "its launcher ends at once"]
+    found = _Reader(page(status).decode())
+    rows = [each for tag, each in found.elements if tag == "tr" and "data-id" in each]
+    assert [(each["data-state"], each["data-certificate"]) for each in rows] == [
+        ("on", "valid"), ("paused", "expiring"), ("broken", "expired"), ("disabled", ""), ("broken", "")
+    ]  # fmt: skip
+    assert "certificate expired 1970-01-01" in found.text
+    scraped = _ask(registry, "/metrics").content.decode()
+    assert 'svcd_service_up{service="paused/tcp"} 1' in scraped
+    assert 'svcd_service_up{service="lost/tcp"} 0' in scraped
+    assert "disabled/tcp" not in scraped
+    registry.counters("disabled/tcp").accepted += 1
+    scraped = _ask(registry, "/metrics").content.decode()
+    assert 'svcd_connections_active{service="disabled/tcp"} 1' in scraped
+    assert 'svcd_service_up{service="disabled/tcp"}' not in scraped
 
 
 def test_samples_of_different_length_are_added_from_the_newest() -> None:

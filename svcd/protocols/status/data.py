@@ -24,8 +24,9 @@ def status_data(metrics: MetricsSource) -> dict[str, Any]:
     """
     snapshot = metrics.snapshot()
     series = metrics.series()
-    services = [_service(each, series.get(each.about.id, ())) for each in snapshot.services]
     daemon = snapshot.daemon
+    now = daemon.started + daemon.uptime
+    services = [_service(each, series.get(each.about.id, ()), now) for each in snapshot.services]
     return {
         "version": daemon.version,
         "state": daemon.state,
@@ -48,7 +49,7 @@ def status_data(metrics: MetricsSource) -> dict[str, Any]:
     }
 
 
-def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> dict[str, Any]:
+def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]], now: float) -> dict[str, Any]:
     about = snapshot.about
     last = series[-_RATE_SAMPLES:]
     return {
@@ -57,10 +58,12 @@ def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> di
         "stream": about.stream,
         "addresses": about.addresses,
         "description": about.description,
+        "state": str(snapshot.state),
         "problem": snapshot.problem,
         "rate": sum(arrived for arrived, _ in last) / (SAMPLE_SECONDS * (len(last) or 1)),
         "open": snapshot.active,
         "limit": about.max_connections,
+        "certificate": _certificate_state(snapshot, now),
         "certificate_expires": about.expires,
         "tls": _tls(snapshot),
         "handshakes": snapshot.handshakes,
@@ -69,6 +72,8 @@ def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> di
         "refused": sum(snapshot.refused.values()),
         "refused_by": snapshot.refused,
         "failed": snapshot.failures,
+        "failed_exits": snapshot.failed_exits,
+        "exits": snapshot.exits,
         "ended_by": snapshot.ended,
         "in": snapshot.bytes_in,
         "out": snapshot.bytes_out,
@@ -77,6 +82,16 @@ def _service(snapshot: ServiceSnapshot, series: Sequence[tuple[int, int]]) -> di
         "arrivals": [arrived for arrived, _ in series],
         "refusals": [refused for _, refused in series],
     }
+
+
+def _certificate_state(snapshot: ServiceSnapshot, now: float) -> str:
+    """Return valid, expiring (within tls_warn) or expired; empty for a service without TLS."""
+    expires, warn_from = snapshot.about.expires, snapshot.about.warn_from
+    if expires is None:
+        return ""
+    if expires <= now:
+        return "expired"
+    return "expiring" if warn_from is not None and warn_from <= now else "valid"
 
 
 def _tls(snapshot: ServiceSnapshot) -> str:
@@ -88,8 +103,9 @@ def _tls(snapshot: ServiceSnapshot) -> str:
 
 
 def _totals(services: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = ("rate", "open", "accepted", "refused", "failed", "in", "out")
-    totals = {"services": len(services)} | {name: sum(each[name] for each in services) for name in names}
+    names = ("rate", "open", "accepted", "refused", "failed", "failed_exits", "in", "out")
+    totals = {"services": len(services), "broken": sum(each["state"] == "broken" for each in services)}
+    totals |= {name: sum(each[name] for each in services) for name in names}
     return totals | {name: _added([each[name] for each in services]) for name in ("arrivals", "refusals")}
 
 

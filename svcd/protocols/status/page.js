@@ -5,7 +5,7 @@
   const HEIGHT = 100, BASE = 98, LEAST = 8, WIDTH = 2;
   const floor = Math.floor;
 
-  // These write as texts.py does.
+  // These write as formatting.py does.
   const scaled = (value, units) => {
     let step = 0;
     while (value >= 1000 && step < units.length - 1) { value /= 1000; step += 1; }
@@ -19,7 +19,7 @@
     return `${seconds} s`;
   };
   const write = {
-    text: (value) => String(value),
+    text: (value) => Array.isArray(value) ? value.join(', ') : String(value),
     count: (value) => {
       const whole = floor(value);
       return whole < 100000 ? whole.toLocaleString('en-US') : scaled(whole, ['', 'k', 'M', 'G', 'T']);
@@ -29,6 +29,7 @@
     rate: (value) => value === 0 || value >= 10 ? write.count(value) : (floor(value * 10) / 10).toFixed(1),
     duration: (value) => value < 0.1 ? scaled(value * 1000, ['ms']) : value < 1 ? `${floor(value * 1000)} ms`
       : value < 60 ? `${(floor(value * 10) / 10).toFixed(1)} s` : long(floor(value)),
+    day: (value) => new Date(value * 1000).toISOString().slice(0, 10),
     ago: (value) => value < 60 ? `${floor(value)} s` : long(floor(value)),
   };
 
@@ -58,7 +59,7 @@
     const [line, area] = steps(values.arrivals, most, samples);
     const paths = [area, line, bars(values.refusals, most, samples)];
     svg.querySelectorAll('path').forEach((path, index) => path.setAttribute('d', paths[index]));
-    svg.setAttribute('aria-label', `${write.rate(values.rate)} a second now, at most `
+    svg.setAttribute('aria-label', `${write.rate(values.rate)} per second now, at most `
       + `${write.rate(Math.max(0, ...values.arrivals) / values.seconds)} in the last 3 minutes`);
   };
 
@@ -103,6 +104,10 @@
     for (const service of status.services) {
       const row = known.get(service.id);
       service.seconds = seconds;
+      service.certificate_text = service.certificate
+        ? `certificate ${service.certificate === 'expired' ? 'expired' : 'expires'} ${write.day(service.certificate_expires)}` : '';
+      row.dataset.state = service.state;
+      row.dataset.certificate = service.certificate;
       fill(row, service);
       draw(row.querySelector('svg'), service, status.samples);
     }
@@ -112,7 +117,7 @@
       cell('td', write.size(each.out), each.out === 0 ? 'zero' : ''),
       cell('td', each.reason, each.reason === 'done' ? '' : 'odd'),
     ]), 'none yet');
-    reasons('refused', status.refused, 'nobody');
+    reasons('refused', status.refused, 'none');
     reasons('ended', status.ended, 'none yet');
   };
 
@@ -126,12 +131,12 @@
         set(live, 'live, every 2 seconds');
         live.classList.remove('lost');
       } catch {
-        set(live, 'the daemon does not answer; these are the last figures');
+        set(live, 'no answer from the daemon; last known figures');
         live.classList.add('lost');
       }
     }
     setTimeout(look, EVERY);
   };
-  document.addEventListener('visibilitychange', () => { if (!document.hidden) set(live, 'waking up'); });
+  document.addEventListener('visibilitychange', () => { if (!document.hidden) set(live, 'updating'); });
   look();
 })();

@@ -50,16 +50,24 @@ POLICY = "; ".join(
     ]
 )
 
-#: The columns of a service's row: the key in the data, the title, and the format.
+#: The columns of a service's row: the key in the data, the title, and the format. Failed counts connections that could
+#: not be served, Failed exits those whose process ended by itself with another exit status than 0, or by a signal.
 _CELLS = (
-    ("rate", "A second", formatting.rate),
+    ("rate", "Per second", formatting.rate),
     ("open", "Open", formatting.count),
     ("accepted", "Accepted", formatting.count),
     ("refused", "Refused", formatting.count),
     ("failed", "Failed", formatting.count),
+    ("failed_exits", "Failed exits", formatting.count),
     ("in", "Received", formatting.size),
     ("out", "Sent", formatting.size),
 )
+
+
+#: The keys of counts that are marked if they are not 0.
+_BAD = ("refused", "failed", "failed_exits")
+#: The texts before the day on which a certificate expires, by its state.
+_CERTIFICATES = {"valid": "certificate expires", "expiring": "certificate expires", "expired": "certificate expired"}
 
 
 def page(status: Mapping[str, Any]) -> bytes:
@@ -71,6 +79,7 @@ def page(status: Mapping[str, Any]) -> bytes:
         "uptime": formatting.duration(status["uptime"]),
         **{name: write(totals[name]) for name, _, write in _CELLS if name not in ("in", "out")},
         "count": formatting.count(totals["services"]),
+        "broken": formatting.count(totals["broken"]),
         "received": formatting.size(totals["in"]),
         "sent": formatting.size(totals["out"]),
         "peak": formatting.rate(max(totals["arrivals"], default=0) / seconds),
@@ -89,7 +98,7 @@ def page(status: Mapping[str, Any]) -> bytes:
         "chart": _chart(totals, samples, seconds),
         "services": "\n".join(_service(each, samples, seconds) for each in status["services"]),
         "recent": "\n".join(map(_recent, status["recent"])) or _nothing("none yet"),
-        "refused_by": _reasons(status["refused"]) or _nothing("nobody"),
+        "refused_by": _reasons(status["refused"]) or _nothing("none"),
         "ended_by": _reasons(status["ended"]) or _nothing("none yet"),
     }
     return _PAGE.substitute({name: html.escape(text) for name, text in plain.items()} | made).encode()
@@ -103,7 +112,7 @@ def _chart(drawn: Mapping[str, Any], samples: int, seconds: float) -> str:
     now, peak = formatting.rate(drawn["rate"]), formatting.rate(max(arrivals, default=0) / seconds)
     return (
         f'<svg class="chart" viewBox="0 0 {2 * samples} 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="{now} a second now, at most {peak} in the last 3 minutes">'
+        f'aria-label="{now} per second now, at most {peak} in the last 3 minutes">'
         f'<path class="came-area" d="{area}"/><path class="came-line" d="{line}"/>'
         f'<path class="refused-bars" d="{formatting.bars(refusals, most, samples)}"/></svg>'
     )
@@ -114,24 +123,34 @@ def _service(service: Mapping[str, Any], samples: int, seconds: float) -> str:
     name, _, net = service["id"].rpartition("/")
     cells = "".join(
         f'<td data-name="{title}" data-k="{key}" data-f="{write.__name__}"'
-        f"{_class(('bad ' if key in ('refused', 'failed') else '') + ('' if service[key] else 'zero'))}>"
+        f"{_class(('bad ' if key in _BAD else '') + ('' if service[key] else 'zero'))}>"
         f"{write(service[key])}</td>"
         for key, title, write in _CELLS
     )
-    expires = service["certificate_expires"]
-    until = "" if expires is None else f"certificate until {formatting.day(expires)}"
+    state = f'<span class="state" data-k="state">{escape(service["state"])}</span>'
     about = "".join(
-        f"<small>{escape(text)}</small>"
-        for text in (service["description"], ", ".join(service["addresses"]), until)
-        if text
+        f'<small data-k="{key}"{_class("" if key in ("description", "addresses") else key)}>{escape(text)}</small>'
+        for key, text in (
+            ("description", service["description"]),
+            ("addresses", ", ".join(service["addresses"])),
+            ("certificate_text", _certificate_text(service)),
+            ("problem", service["problem"]),
+        )
     )
-    about += f'<small class="problem" data-k="problem">{escape(service["problem"])}</small>'
-    tls = f'<small data-k="tls">{escape(service["tls"])}</small>' if service["tls"] else ""
     return (
-        f'<tr data-id="{escape(service["id"])}"><th scope="row"><b>{escape(name)}</b>/{escape(net)}{about}</th>'
-        f'<td class="runs">{escape(service["runs"])}{tls}</td>'
+        f'<tr data-id="{escape(service["id"])}" data-state="{escape(service["state"])}"'
+        f' data-certificate="{escape(service["certificate"])}">'
+        f'<th scope="row"><b>{escape(name)}</b>/{escape(net)} {state}{about}</th>'
+        f'<td class="runs"><span data-k="runs">{escape(service["runs"])}</span>'
+        f'<small data-k="tls">{escape(service["tls"])}</small></td>'
         f'<td class="drawn">{_chart(service, samples, seconds)}</td>{cells}</tr>'
     )
+
+
+def _certificate_text(service: Mapping[str, Any]) -> str:
+    """Return when the certificate of a service expires, as text; empty without TLS."""
+    expires = service["certificate_expires"]
+    return "" if expires is None else f"{_CERTIFICATES[service['certificate']]} {formatting.day(expires)}"
 
 
 def _recent(recent: Mapping[str, Any]) -> str:
