@@ -52,14 +52,14 @@ TARGET = Target("server.example", 7, 10.0)
 
 
 def started(coroutine: Coroutine[Deferred[Any], Any, Any]) -> list[Any]:
-    """Start a coroutine; what it returns or raises is put into the list."""
+    """Start a coroutine; return a list to which its result or Failure is added."""
     results: list[Any] = []
     Deferred.fromCoroutine(coroutine).addBoth(results.append)
     return results
 
 
 def failed(results: list[Any]) -> str:
-    """What a coroutine has said when it failed."""
+    """Return the message of the svcctl error with which a coroutine has failed."""
     [failure] = results
     assert isinstance(failure, Failure)
     assert failure.check(UnavailableError, ServerError, UsageError), failure
@@ -67,7 +67,7 @@ def failed(results: list[Any]) -> str:
 
 
 def connected(**settings: Any) -> tuple[Stream, StreamDouble]:
-    """A stream with its transport."""
+    """Return a stream and its transport."""
     stream = Stream(**settings)
     transport = StreamDouble(stream, peer=LOCAL_PEER)
     made: Any = stream
@@ -75,11 +75,11 @@ def connected(**settings: Any) -> tuple[Stream, StreamDouble]:
     return stream, transport
 
 
-# Ports, names, moments.
+# Ports, URLs, times
 
 
 def test_ports() -> None:
-    """A port is told by its number or its name."""
+    """A port is a number from 1 to 65535 or a name of /etc/services."""
     assert (port_number("7", "tcp"), port_number("65535", "udp")) == (7, 65_535)
     assert (port_number("echo", "tcp"), port_number("domain", "udp")) == (7, 53)
     for text in ("0", "65536", "ecoh", "", "-1", "7/tcp", "\0", "écho"):
@@ -101,7 +101,7 @@ def test_ports() -> None:
     ],
 )
 def test_urls(text: str, url: Url) -> None:
-    """A URL is taken apart as the request needs it."""
+    """A URL is split into what the request needs."""
     assert parse_url(text) == url
 
 
@@ -110,8 +110,8 @@ def test_urls(text: str, url: Url) -> None:
     ["", "http://", "ftp://a/", "http://a:b/", "http://a:0/", "http://a:70000/", "http://[::1/", "http://u:p@a/",
      "http://a/ b", "http://a/\r\nX: y", "http://\u2028/", "http://a..b/é", "mailto:x@y.example"],
 )  # fmt: skip
-def test_what_is_no_url(text: str) -> None:
-    """It is a UsageError, and what may be a password is not repeated."""
+def test_malformed_urls(text: str) -> None:
+    """A malformed URL is a UsageError, whose text does not repeat what may be a password."""
     with pytest.raises(UsageError) as caught:
         parse_url(text if text != "http://a..b/é" else "http://é..b/")
     assert "u:p" not in str(caught.value)
@@ -119,29 +119,29 @@ def test_what_is_no_url(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["http://a:b/", "http://a:70000/"])
 def test_a_url_with_a_wrong_port(text: str) -> None:
-    """It is said to be the port."""
+    """A URL with a wrong port is a UsageError that names the port."""
     with pytest.raises(UsageError, match=f"{text}: the port is no number from 1 to 65535"):
         parse_url(text)
 
 
 @given(st.integers(-(2**31), 2**34), st.integers(-(2**31) + 1, 2**31 - 1))
-def test_moments(moment: int, away: int) -> None:
-    """4 bytes and a clock that is wrong by less than 68 years make a moment, in whatever era."""
+def test_times_of_four_bytes(moment: int, away: int) -> None:
+    """moment_1900() restores a time from 4 bytes and a clock that is wrong by less than 68 years, in any era."""
     assert moment_1900(time_1900(moment), moment + away) == moment
 
 
 def test_the_era_of_2036() -> None:
-    """The first second of the next era is told by four zeros."""
+    """The next era (RFC 868) begins with four zero bytes."""
     rollover = int(datetime(2036, 2, 7, 6, 28, 16, tzinfo=UTC).timestamp())
     assert moment_1900(bytes(4), rollover - 100) == rollover
     assert moment_1900(b"\xff\xff\xff\xff", rollover + 100) == rollover - 1
 
 
-# A stream.
+# Streams
 
 
-def test_a_stream_is_read_when_it_is_wanted() -> None:
-    """One piece waits for its reader, and the transport is told to wait; what comes all the same is kept."""
+def test_a_stream_is_paused_while_data_waits() -> None:
+    """The transport is paused while data waits for read(); data that still arrives is kept."""
     stream, transport = connected()
     stream.dataReceived(b"a")
     assert not transport.reading
@@ -157,8 +157,8 @@ def test_a_stream_is_read_when_it_is_wanted() -> None:
     assert found[2:] == [b""]
 
 
-def test_a_stream_that_is_lost() -> None:
-    """What came before is read first; then reading fails, and so it does again."""
+def test_reading_a_lost_stream() -> None:
+    """Data received before the loss is read first; every later read() fails."""
     stream, _ = connected()
     stream.dataReceived(b"a")
     stream.connectionLost(Failure(ConnectionLost()))
@@ -170,8 +170,8 @@ def test_a_stream_that_is_lost() -> None:
         assert "broken off" in failed([each])
 
 
-def test_writing_waits_for_the_server() -> None:
-    """It returns when there is room, or when the server is gone."""
+def test_writing_waits_for_room() -> None:
+    """write() returns when the transport has room or the connection is lost."""
     stream, transport = connected()
     transport.room = 2
     assert started(stream.write(b"ab")) == [None]
@@ -187,7 +187,7 @@ def test_writing_waits_for_the_server() -> None:
 
 
 def test_a_handshake_that_fails() -> None:
-    """A secure stream is ready when that is decided, and knows what was wrong."""
+    """A secure stream becomes ready when the handshake fails, and has the reason in `lost`."""
     stream, _ = connected(secure=True)
     assert not stream.ready.called
     stream.connectionLost(Failure(ConnectionDone()))
@@ -195,11 +195,11 @@ def test_a_handshake_that_fails() -> None:
     assert isinstance(stream.lost, ConnectionDone)
 
 
-# Several at once.
+# Several coroutines
 
 
-def test_the_first_to_end_decides() -> None:
-    """The others are cancelled; and if it fails, its error is the one."""
+def test_the_first_coroutine_to_end_decides() -> None:
+    """first_of() ends with the first coroutine: the others are cancelled, and its error is raised."""
     first, second = Deferred[None](), Deferred[None]()
 
     async def wait(one: Deferred[None]) -> None:
@@ -215,8 +215,8 @@ def test_the_first_to_end_decides() -> None:
     assert failed(results) == "why"
 
 
-def test_patience() -> None:
-    """It ends when nothing was done for so long while something was expected."""
+def test_the_inactivity_timeout() -> None:
+    """The timeout ends when nothing has happened for its duration while something is awaited."""
     clock = Clock()
     timeout = InactivityTimeout(clock, 10, "nothing came")
     results = started(timeout.ends())
@@ -230,7 +230,7 @@ def test_patience() -> None:
     assert failed(results) == "nothing came within 10 s"
 
 
-# Whatever a server says.
+# Arbitrary servers
 
 _LINES = ["HTTP/1.1 200 OK", "HTTP/1.1 302 Found", "Content-Length: 3", "Transfer-Encoding: chunked", "Location: /x"]
 _WORDS = [f"{line}\r\n".encode() for line in (*_LINES, "", "3\r\nabc", "0", "Sat Nov 21 10:12:00 2026")]
@@ -241,22 +241,22 @@ _WORDS = [f"{line}\r\n".encode() for line in (*_LINES, "", "3\r\nabc", "0", "Sat
     st.lists(st.one_of(st.sampled_from([*_WORDS, b"hello\n", b"hel", bytes(4)]), st.binary(max_size=20)), max_size=8),
     st.sampled_from([None, ConnectionDone(), ConnectionLost()]),
 )
-def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> None:
-    """A client has a result or a ClientError to tell, in the end, and nothing is left of it."""
-    clock, desk = Clock(), _Desk(interactive=client == "type")
+def test_arbitrary_servers(client: str, pieces: list[bytes], end: Exception | None) -> None:
+    """Whatever a server sends, a client ends with a result or a ClientError, closes, and leaves no timer."""
+    clock, console = Clock(), _Console(interactive=client == "type")
     stream, transport = connected()
 
     async def give(_: IReactorTime, __: Target) -> Stream:
         return stream
 
-    wish = HttpQuery(redirects=1)
+    settings = HttpQuery(redirects=1)
     clients: dict[str, Callable[[], Coroutine[Deferred[Any], Any, Any]]] = {
         "check": lambda: check(clock, TARGET, b"hello\n"),
-        "talk": lambda: exchange_lines(clock, TARGET, desk),  # type: ignore[arg-type]
-        "type": lambda: exchange_lines(clock, TARGET, desk),  # type: ignore[arg-type]
+        "talk": lambda: exchange_lines(clock, TARGET, console),  # type: ignore[arg-type]
+        "type": lambda: exchange_lines(clock, TARGET, console),  # type: ignore[arg-type]
         "daytime": lambda: daytime(clock, TARGET),
         "time": lambda: ask_time(clock, TARGET, clock.seconds),
-        "fetch": lambda: fetch(clock, "a.example", wish, lambda _: TARGET, desk.write),
+        "fetch": lambda: fetch(clock, "a.example", settings, lambda _: TARGET, console.write),
         "probe": lambda: probe(clock, Target("/socket", 0, 10.0), 0.5),
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -267,11 +267,11 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
             stream.dataReceived(piece)
         if end is not None:
             stream.connectionLost(Failure(end))
-        if not results and desk.wanted:
-            desk.type(b"hello\n")
+        if not results and console.pending:
+            console.type(b"hello\n")
         clock.pump([1] * 15)
         if not results:
-            desk.type(b"")
+            console.type(b"")
             clock.pump([1] * 15)
     [result] = results
     if isinstance(result, Failure):
@@ -281,11 +281,11 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
     assert not clock.getDelayedCalls()
 
 
-# Redirects.
+# Redirects
 
 
 @pytest.mark.parametrize(
-    ("url", "place", "said"),
+    ("url", "place", "message"),
     [
         ("https://a.example/", "http://a.example/", "from https to http, which is not secure: http://a.example/"),
         ("http://a.example/", "ftp://a.example/", "to nowhere: ftp://a.example/: the scheme ftp is not known"),
@@ -293,8 +293,8 @@ def test_any_server(client: str, pieces: list[bytes], end: Exception | None) -> 
         ("http://a.example/", "http://[", "to nowhere"),
     ],
 )
-def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: str, place: str, said: str) -> None:
-    """They are the server's mistake."""
+def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: str, place: str, message: str) -> None:
+    """A redirect to http, to another scheme, with a password or malformed is a ServerError."""
     stream, _ = connected()
     stream.dataReceived(f"HTTP/1.1 302 Found\r\nLocation: {place}\r\n\r\n".encode())
 
@@ -302,16 +302,16 @@ def test_redirects_that_are_not_followed(monkeypatch: pytest.MonkeyPatch, url: s
         return stream
 
     monkeypatch.setattr("svcd.clients.http_get.connect", give)
-    wish = HttpQuery(redirects=1)
-    assert said in failed(started(fetch(Clock(), url, wish, lambda _: TARGET, lambda _: None)))
+    settings = HttpQuery(redirects=1)
+    assert message in failed(started(fetch(Clock(), url, settings, lambda _: TARGET, lambda _: None)))
 
 
-# Connecting.
+# Connecting
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MemoryReactorClock]:
-    """A reactor that connects to these addresses, whatever the name."""
+def reactor_for(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MemoryReactorClock]:
+    """Return a function that makes a reactor for which every name has the given addresses."""
 
     def reactor(*sockaddrs: tuple[Any, ...]) -> MemoryReactorClock:
         def look(of: Any, host: str, port: int, family: Any) -> Deferred[Any]:
@@ -323,9 +323,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MemoryReactorClock]:
     return reactor
 
 
-def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
-    """Where the first address does not answer at once, the next is tried, and the first to answer is taken."""
-    reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
+def test_addresses_are_raced(reactor_for: Callable[..., MemoryReactorClock]) -> None:
+    """If the first address does not answer within 0.25 s the next is tried too; the first connection is used."""
+    reactor = reactor_for(("::1", 7, 0, 0), ("127.0.0.1", 7))
     results = started(connect(reactor, TARGET))
     assert [each[0] for each in reactor.tcpClients] == ["::1"]
     reactor.advance(0.25)
@@ -340,9 +340,9 @@ def test_addresses_are_raced(known: Callable[..., MemoryReactorClock]) -> None:
     assert reactor.connectors[0].stoppedConnecting
 
 
-def test_an_address_that_refuses(known: Callable[..., MemoryReactorClock]) -> None:
-    """Then the next is tried at once, and after the last the reason is told."""
-    reactor = known(("::1", 7, 0, 0), ("127.0.0.1", 7))
+def test_an_address_that_refuses(reactor_for: Callable[..., MemoryReactorClock]) -> None:
+    """After a refusal the next address is tried at once; after the last one the reason is reported."""
+    reactor = reactor_for(("::1", 7, 0, 0), ("127.0.0.1", 7))
     results = started(connect(reactor, TARGET))
     for number in range(2):
         _, _, factory, _, _ = reactor.tcpClients[number]
@@ -351,40 +351,40 @@ def test_an_address_that_refuses(known: Callable[..., MemoryReactorClock]) -> No
     assert failed(results) == "can't connect to server.example port 7: Connection refused"
 
 
-def test_the_turns_of_addresses() -> None:
-    """IPv6 and IPv4 change as long as there are both, and begin with what the system prefers."""
+def test_addresses_of_both_versions_alternate() -> None:
+    """IPv6 and IPv4 addresses alternate, and the one that the system prefers is first."""
     v6, v4 = ([IPv6Address("TCP", f"::{number}", 7) for number in range(3)], [IPv4Address("TCP", "192.0.2.1", 7)])
     assert by_turns([*v6, *v4]) == [v6[0], v4[0], v6[1], v6[2]]
     assert by_turns([*v4, *v6]) == [v4[0], *v6]
     assert by_turns(v4) == v4
 
 
-def test_nobody_answers(known: Callable[..., MemoryReactorClock]) -> None:
-    """After the timeout that is told."""
-    reactor = known(("192.0.2.1", 7))
+def test_an_address_that_does_not_answer(reactor_for: Callable[..., MemoryReactorClock]) -> None:
+    """A connection that is not answered fails after the timeout."""
+    reactor = reactor_for(("192.0.2.1", 7))
     results = started(connect(reactor, TARGET))
     reactor.pump([1] * 11)
     assert failed(results) == "server.example port 7 does not answer within 10 s"
 
 
-class _Threads(Clock):
-    """Remembers what a thread has told it."""
+class _ThreadedClock(Clock):
+    """Clock whose callFromThread() queues calls for the test."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told = SimpleQueue[Any]()
+        self.queue = SimpleQueue[Any]()
 
     def callFromThread(self, call: Any, *arguments: Any) -> None:
-        self.told.put((call, arguments))
+        self.queue.put((call, arguments))
 
-    def obey(self) -> None:
-        call, arguments = self.told.get()
+    def run_call(self) -> None:
+        call, arguments = self.queue.get()
         call(*arguments)
 
 
-def test_looking_up() -> None:
-    """A name is looked up in a thread, an address is not; an IPv6 one keeps its interface."""
-    reactor: Any = _Threads()
+def test_lookups() -> None:
+    """Names are looked up in a thread, addresses are not; a link-local address keeps its interface."""
+    reactor: Any = _ThreadedClock()
     flags = []
 
     def getaddrinfo(host: str, port: int, *rest: int) -> list[Any]:
@@ -398,13 +398,13 @@ def test_looking_up() -> None:
     found: list[Any] = []
     lookup(reactor, "a.example", 7, socket.AF_UNSPEC, "UDP", getaddrinfo).addBoth(found.append)
     assert not found
-    reactor.obey()
+    reactor.run_call()
     interface = socket.if_indextoname(1)
     assert found == [[IPv4Address("UDP", "192.0.2.1", 7), IPv6Address("UDP", f"fe80::1%{interface}", 7, 0, 1)]]
     assert flags == [socket.AI_NUMERICHOST, 0]
     found.clear()
     lookup(reactor, "none.example", 7, socket.AF_UNSPEC, "TCP", getaddrinfo).addBoth(found.append)
-    reactor.obey()
+    reactor.run_call()
     assert failed(found) == "none.example has no address: Name or service not known"
     found.clear()
     lookup(reactor, "127.0.0.1", 7, socket.AF_UNSPEC).addBoth(found.append)
@@ -413,9 +413,9 @@ def test_looking_up() -> None:
     assert "can't be the name of a host" in failed(found[1:])
 
 
-def test_who_does_not_wait_any_more() -> None:
-    """Neither addresses nor input that come too late disturb anybody."""
-    reactor: Any = _Threads()
+def test_late_results_of_threads_are_ignored() -> None:
+    """Addresses and input that arrive after cancellation are ignored."""
+    reactor: Any = _ThreadedClock()
     late = threading.Event()
 
     def getaddrinfo(*arguments: Any) -> list[Any]:
@@ -432,18 +432,18 @@ def test_who_does_not_wait_any_more() -> None:
     for each in (looking, reading):
         each.cancel()
     late.set()
-    reactor.obey()
+    reactor.run_call()
     os.close(sink)
-    reactor.obey()
+    reactor.run_call()
     os.close(source)
     assert [failure.check(CancelledError) for failure in found] == [CancelledError] * 2
 
 
-# Datagrams.
+# Datagrams
 
 
 class _Network(Clock):
-    """A reactor whose UDP sockets go to the test."""
+    """Reactor whose UDP sockets belong to the test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -457,7 +457,7 @@ class _Network(Clock):
 
 
 class _Sender:
-    """The transport of one of them."""
+    """Transport of a UDP socket."""
 
     def __init__(self, network: _Network, protocol: Any) -> None:
         self._network = network
@@ -475,34 +475,34 @@ class _Sender:
         self._protocol.doStop()
 
 
-def _asking(*hosts: str) -> tuple[_Network, UdpQuery]:
+def _query(*hosts: str) -> tuple[_Network, UdpQuery]:
     network = _Network()
     return network, UdpQuery(network, TARGET, [IPv4Address("UDP", host, 7) for host in hosts])
 
 
-def test_questions_are_repeated() -> None:
-    """After 1, 2 and 4 seconds, until the answer comes or the time is over."""
-    network, questions = _asking("192.0.2.1")
-    results = started(questions.ask(b"q"))
+def test_queries_are_repeated() -> None:
+    """A query is repeated after 1, 2 and 4 s, until the answer arrives or the time is over."""
+    network, query = _query("192.0.2.1")
+    results = started(query.ask(b"q"))
     for passed, count in ((0, 1), (0.75, 1), (0.25, 2), (1.75, 2), (0.25, 3), (3.75, 3), (0.25, 4)):
         network.advance(passed)
         assert len(network.sent) == count
     network.sockets[0].datagramReceived(b"a", None)
     assert results == [b"a"]
-    results = started(questions.ask(b"q"))
+    results = started(query.ask(b"q"))
     network.pump([0.5] * 25)
     assert failed(results) == "server.example port 7 has not answered over UDP within 10 s"
-    questions.close()
+    query.close()
 
 
-def test_late_answers_answer_nothing_else() -> None:
-    """What a repeated question is answered twice does not count for the next one."""
-    network, questions = _asking("192.0.2.1")
-    results = started(questions.ask(b"q"))
+def test_duplicate_answers_are_ignored() -> None:
+    """A second answer to a repeated query is not taken for the answer to the next query."""
+    network, query = _query("192.0.2.1")
+    results = started(query.ask(b"q"))
     network.advance(1.5)
     network.sockets[0].datagramReceived(b"a", None)
     assert results == [b"a"]
-    results = started(questions.ask(b"r"))
+    results = started(query.ask(b"r"))
     network.sockets[0].datagramReceived(b"a", None)
     assert not results
     network.sockets[0].datagramReceived(b"b", None)
@@ -511,110 +511,110 @@ def test_late_answers_answer_nothing_else() -> None:
 
 
 def test_a_refusal_leads_to_the_next_address() -> None:
-    """And after the last it is told."""
-    network, questions = _asking("192.0.2.1", "192.0.2.2")
-    results = started(questions.ask(b"q"))
+    """After a refusal the next address is asked; after the last one the error is reported."""
+    network, query = _query("192.0.2.1", "192.0.2.2")
+    results = started(query.ask(b"q"))
     network.sockets[0].connectionRefused()
     assert network.sent == [("192.0.2.1", b"q"), ("192.0.2.2", b"q")]
-    # Another way to be told: the socket is gone.
+    # A port that was closed counts as a refusal, too.
     network.sockets[1].doStop()
     assert failed(results) == "can't reach server.example port 7 over UDP: Connection refused"
 
 
-def test_a_question_that_is_too_long() -> None:
-    """It is told before it is sent."""
-    network, questions = _asking("192.0.2.1")
-    assert "65507 at most" in failed(started(questions.ask(b"x" * (MOST_BYTES + 1))))
+def test_a_query_that_is_too_long() -> None:
+    """A datagram above 65,507 bytes is an error before anything is sent."""
+    network, query = _query("192.0.2.1")
+    assert "65507 at most" in failed(started(query.ask(b"x" * (MOST_BYTES + 1))))
     assert not network.sent
 
 
-# An exchange of lines.
+# Exchange of lines
 
 
-class _Desk:
-    """A console whose keys the test hits."""
+class _Console:
+    """Console whose input the test types."""
 
     def __init__(self, *, interactive: bool) -> None:
         self.interactive = interactive
         self.shown = b""
-        self._wanted: Deferred[bytes] | None = None
+        self._pending: Deferred[bytes] | None = None
 
     def read(self) -> Deferred[bytes]:
-        self._wanted = Deferred()
-        return self._wanted
+        self._pending = Deferred()
+        return self._pending
 
     def write(self, data: bytes) -> None:
         self.shown += data
 
     def type(self, data: bytes) -> None:
-        wanted, self._wanted = self._wanted, None
-        assert wanted is not None, "nobody reads"
-        wanted.callback(data)
+        pending, self._pending = self._pending, None
+        assert pending is not None, "nothing reads"
+        pending.callback(data)
 
     @property
-    def wanted(self) -> bool:
-        return self._wanted is not None
+    def pending(self) -> bool:
+        return self._pending is not None
 
 
 class _Exchange:
-    """An exchange between a desk and a transport in memory."""
+    """exchange_lines() between a console and a transport in memory."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, interactive: bool, secure: bool = False) -> None:
         self.clock = Clock()
-        self.desk = _Desk(interactive=interactive)
+        self.console = _Console(interactive=interactive)
         self.stream, self.transport = connected(secure=secure)
 
         async def give(_: IReactorTime, __: Target) -> Stream:
             return self.stream
 
         monkeypatch.setattr("svcd.clients.echo.connect", give)
-        self.results = started(exchange_lines(self.clock, TARGET, self.desk))  # type: ignore[arg-type]
+        self.results = started(exchange_lines(self.clock, TARGET, self.console))  # type: ignore[arg-type]
 
     def answer(self, data: bytes) -> None:
         self.stream.dataReceived(data)
 
 
-def test_a_dialogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next line is asked for when as many lines came as went, however they are split."""
+def test_an_interactive_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt returns when as many lines have been received as were sent, however they are split."""
     exchange = _Exchange(monkeypatch, interactive=True)
-    desk = exchange.desk
-    assert desk.shown == b"type: "
-    desk.type(b"one\n")
+    console = exchange.console
+    assert console.shown == b"type: "
+    console.type(b"one\n")
     assert exchange.transport.sent == b"one\n"
     exchange.answer(b"O")
-    assert not desk.wanted
+    assert not console.pending
     exchange.answer(b"NE AND MORE\r\n")
-    assert desk.shown == b"type: echo: ONE AND MORE\r\ntype: "
-    desk.type(b"a\nb\n")
+    assert console.shown == b"type: echo: ONE AND MORE\r\ntype: "
+    console.type(b"a\nb\n")
     exchange.answer(b"a\n")
-    assert not desk.wanted
+    assert not console.pending
     exchange.answer(b"b\n")
-    assert desk.shown.endswith(b"type: echo: a\necho: b\ntype: ")
+    assert console.shown.endswith(b"type: echo: a\necho: b\ntype: ")
     # Ctrl-D within a line: the answer has as many bytes, and no line end.
-    desk.type(b"xy")
+    console.type(b"xy")
     exchange.answer(b"XY")
-    assert desk.shown.endswith(b"type: echo: XY\ntype: ")
-    desk.type(b"")
+    assert console.shown.endswith(b"type: echo: XY\ntype: ")
+    console.type(b"")
     assert exchange.results == [None]
     assert "loseConnection" in exchange.transport.calls
 
 
-def test_a_dialogue_without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever types may take as long as they like; the server may not."""
+def test_an_interactive_exchange_without_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interactive user has no timeout; the server has."""
     exchange = _Exchange(monkeypatch, interactive=True)
     exchange.clock.pump([7] * 10)
     assert not exchange.results
-    exchange.desk.type(b"one\n")
+    exchange.console.type(b"one\n")
     exchange.clock.pump([7] * 2)
     assert failed(exchange.results) == "server.example port 7 has not answered within 10 s"
 
 
-def test_a_passage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is told of the end when everything has come back."""
+def test_an_exchange_from_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write side is shut down when as many bytes have been received as were sent."""
     exchange = _Exchange(monkeypatch, interactive=False)
-    exchange.desk.type(b"abc")
-    exchange.desk.type(b"def")
-    exchange.desk.type(b"")
+    exchange.console.type(b"abc")
+    exchange.console.type(b"def")
+    exchange.console.type(b"")
     exchange.answer(b"abc")
     assert not exchange.transport.write_closed
     exchange.answer(b"def")
@@ -622,14 +622,14 @@ def test_a_passage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not exchange.results
     exchange.stream.readConnectionLost()
     assert exchange.results == [None]
-    assert exchange.desk.shown == b"abcdef"
+    assert exchange.console.shown == b"abcdef"
 
 
-def test_a_passage_to_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that has not answered everything a second later is told of the end."""
+def test_an_exchange_with_a_server_that_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write side is shut down after 1 s for a server that waits for the end before it answers."""
     exchange = _Exchange(monkeypatch, interactive=False)
-    exchange.desk.type(b"abc")
-    exchange.desk.type(b"")
+    exchange.console.type(b"abc")
+    exchange.console.type(b"")
     exchange.clock.advance(0.9)
     assert not exchange.transport.write_closed
     exchange.clock.advance(0.2)
@@ -638,11 +638,11 @@ def test_a_passage_to_who_waits_for_the_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert failed(exchange.results) == "server.example port 7 has not answered within 10 s"
 
 
-def test_a_passage_to_who_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who has answered everything and does not close is left after a while, in good order."""
+def test_an_exchange_with_a_server_that_does_not_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that has answered everything and does not close is left after the timeout, without an error."""
     exchange = _Exchange(monkeypatch, interactive=False)
-    exchange.desk.type(b"abc")
-    exchange.desk.type(b"")
+    exchange.console.type(b"abc")
+    exchange.console.type(b"")
     exchange.answer(b"ABC")
     exchange.clock.pump([3] * 3)
     assert not exchange.results
@@ -650,11 +650,11 @@ def test_a_passage_to_who_does_not_close(monkeypatch: pytest.MonkeyPatch) -> Non
     assert exchange.results == [None]
 
 
-def test_a_passage_that_can_not_half_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over TLS it ends when as much has come as went."""
+def test_an_exchange_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS, which has no half-close, the exchange ends when as many bytes have been received as were sent."""
     exchange = _Exchange(monkeypatch, interactive=False, secure=True)
-    exchange.desk.type(b"abc")
-    exchange.desk.type(b"")
+    exchange.console.type(b"abc")
+    exchange.console.type(b"")
     exchange.answer(b"AB")
     assert not exchange.results
     exchange.answer(b"C")
@@ -663,18 +663,18 @@ def test_a_passage_that_can_not_half_close(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_server_that_closes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is told."""
+    """A server that closes before the end of the input is an error."""
     exchange = _Exchange(monkeypatch, interactive=False)
-    exchange.desk.type(b"abc")
+    exchange.console.type(b"abc")
     exchange.stream.readConnectionLost()
     assert failed(exchange.results) == "the server has closed the connection before the end of the input"
 
 
-# Command lines.
+# Command lines
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["echo", "a", "ecoh"], "no ecoh/tcp"),
         (["daytime", "-u", "a", "ecoh"], "no ecoh/udp"),
@@ -689,17 +689,17 @@ def test_a_server_that_closes_before_the_end(monkeypatch: pytest.MonkeyPatch) ->
         (["get", "ftp://a/"], "the scheme ftp"),
     ],
 )
-def test_wrong_command_lines(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The status is EX_USAGE, and what is wrong is told, behind the name of the command."""
+def test_wrong_command_lines(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong command line exits with EX_USAGE, and the message begins with the name of the command."""
     assert main(words) == os.EX_USAGE
     found = capsys.readouterr()
     assert found.out == ""
     assert found.err.startswith(f"svcctl {words[0]}: ")
-    assert said in found.err
+    assert message in found.err
 
 
 def test_options_between_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    """They may stand anywhere, and behind -- there are none."""
+    """Options may stand between arguments; after `--` there are none."""
     assert main(["probe", "a", "--wait", "2", "ecoh"]) == os.EX_USAGE
     assert "no ecoh/tcp" in capsys.readouterr().err
     assert main(["echo", "a", "-u", "ecoh", "x", "--timeout", "3", "y", "--", "--nothing"]) == os.EX_USAGE
@@ -711,15 +711,15 @@ def test_options_between_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     [["echo"], ["echo", "-4", "-6", "a"], ["get", "--timeout", "0", "a"], ["get", "--timeout", "nan", "a"],
      ["get", "--timeout", "inf", "a"], ["probe", "--retries", "-1", "a", "7"], ["time", "a", "37", "b"]],
 )  # fmt: skip
-def test_what_the_parser_refuses(words: list[str]) -> None:
-    """It does so before anything else."""
+def test_mistakes_that_argparse_finds(words: list[str]) -> None:
+    """Mistakes that argparse finds exit with EX_USAGE."""
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == os.EX_USAGE
 
 
-def test_a_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    """What the option takes is said."""
+def test_wrong_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong number is reported with what the option takes."""
     for words, text in {
         ("--timeout", "0"): "'0' is no number of seconds above 0",
         ("--wait", "soon"): "'soon' is no number of seconds above 0",
@@ -730,12 +730,12 @@ def test_a_number_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err.endswith(f"svcctl probe: argument {words[0]}: {text}\n")
 
 
-def test_files_that_hold_no_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is told which option named them."""
+def test_files_without_a_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file without a certificate is reported with the option that names it."""
     path = tmp_path / "file"
     path.write_text("nothing\n")
     for option in ("--ca", "--cert"):
-        # Nothing is looked up before they are read.
+        # The files are read before anything is looked up.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             words = ["echo", "--tls", option, str(path), "127.0.0.1", str(listener.getsockname()[1]), "x"]
             assert main(words) == os.EX_USAGE
@@ -743,7 +743,7 @@ def test_files_that_hold_no_certificate(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_key_in_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Who has named a certificate without its key is told how to name it, and else which file has none."""
+    """A certificate without its key is reported with the option --key, and a key file without a key as such."""
     path, other = tmp_path / "certificate", tmp_path / "other"
     for each in (path, other):
         each.write_bytes(Authority().sign("a").pem)
@@ -759,7 +759,7 @@ def test_a_key_in_a_file_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_authority_below_a_root_is_trusted_alone() -> None:
-    """Who is named by --ca vouches for servers, and their own name is verified all the same."""
+    """An intermediate authority given by --ca is sufficient; the name of the server is verified all the same."""
     below = Authority("Below", issuer=Authority("Root"))
     signed = below.sign("localhost")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)

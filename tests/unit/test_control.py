@@ -1,4 +1,4 @@
-"""The control socket's server in memory, and what svcctl makes of an answer."""
+"""The control socket's server in memory, and how svcctl treats its answers."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ STATUS = b'{"command":"status"}\n'
 
 
 class _Transport(StreamDouble):
-    """One whose hang-up can be seen as that of a real socket."""
+    """Stream transport with a real descriptor, on which a hang-up can be seen."""
 
     def __init__(self, protocol: Any, ends: list[socket.socket], **settings: Any) -> None:
         super().__init__(protocol, **settings)
-        self.ours, self.client = socket.socketpair()
-        ends += [self.ours, self.client]
+        self.server_end, self.client = socket.socketpair()
+        ends += [self.server_end, self.client]
 
     def fileno(self) -> int:
-        """Its descriptor."""
-        return self.ours.fileno()
+        """Return the descriptor."""
+        return self.server_end.fileno()
 
 
 class _Server:
-    """A factory with commands that the test ends.
+    """ControlFactory with commands that the test completes.
 
     Attributes:
-        asked: how often status was asked for.
-        slow: what `reload` waits for.
+        status_requests: how often `status` was run.
+        slow: the result that `reload` waits for.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reactor = FakeReactor()
-        self.asked = 0
+        self.status_requests = 0
         self.slow: Deferred[object] = Deferred()
         self.ends: list[socket.socket] = []
         self.user = 0
@@ -57,14 +57,14 @@ class _Server:
         self.factory = ControlFactory(commands, frozenset({0, 1000}), self.reactor)
 
     def _status(self) -> int:
-        self.asked += 1
-        return self.asked
+        self.status_requests += 1
+        return self.status_requests
 
     def _refuse(self) -> None:
         raise CommandError("not now")
 
     def connect(self, user: int = 0, **settings: Any) -> _Transport:
-        """A client of this user."""
+        """Connect a client of a user."""
         self.user = user
         client: Any = self.factory.buildProtocol(UNIXAddress(None))
         transport = _Transport(client, self.ends, **settings)
@@ -74,7 +74,7 @@ class _Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    """A server whose clients are root's unless the test says otherwise."""
+    """Yield a server whose clients are root by default."""
     made = _Server(monkeypatch)
     yield made
     for end in made.ends:
@@ -85,8 +85,8 @@ def _answers(transport: StreamDouble) -> list[dict[str, Any]]:
     return [json.loads(line) for line in transport.sent.splitlines()]
 
 
-def test_many_requests_are_answered_in_turns(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In order, without recursion, one of each client at a time, and with a pause for other events."""
+def test_requests_are_answered_in_turns(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are answered in order, one per client and turn, and without recursion."""
     monkeypatch.setattr(control, "_TURN_SECONDS", 0)
     first, second = server.connect(), server.connect()
     first.protocol.dataReceived(b"".join(b'{"id":%d,"command":"status"}\n' % number for number in range(5000)))
@@ -102,7 +102,7 @@ def test_many_requests_are_answered_in_turns(server: _Server, monkeypatch: pytes
 
 
 def test_answers_keep_the_order_of_the_requests(server: _Server) -> None:
-    """What is asked behind a command that takes a while waits for it, mistakes as well."""
+    """Requests after a slow command wait for its answer; so do error messages."""
     client = server.connect()
     client.protocol.dataReceived(b'{"id":1,"command":"reload"}\nx\n{"id":2,"command":"drain"}\n')
     assert (client.sent, client.reading) == (b"", False)
@@ -111,8 +111,8 @@ def test_answers_keep_the_order_of_the_requests(server: _Server) -> None:
     assert client.reading
 
 
-def test_a_half_closed_client_has_its_answers(server: _Server) -> None:
-    """The connection ends behind the last of them; a last line needs no end."""
+def test_a_half_closed_client_receives_its_answers(server: _Server) -> None:
+    """A client that has half-closed receives all answers; a last line needs no line end."""
     client = server.connect()
     client.protocol.dataReceived(b'{"id":1,"command":"reload"}\n{"id":2,"command":"status"}')
     client.protocol.readConnectionLost()
@@ -123,14 +123,14 @@ def test_a_half_closed_client_has_its_answers(server: _Server) -> None:
     assert server.factory.clients == []
 
 
-def test_answers_that_are_not_read_stop_the_next(server: _Server) -> None:
-    """A client that takes nothing has one answer more than there is room for, and goes on when it reads."""
+def test_unread_answers_delay_requests(server: _Server) -> None:
+    """Requests of a client that does not read are not run until it reads."""
     client = server.connect(room=1)
     client.protocol.dataReceived(STATUS * 3)
-    assert (server.asked, client.reading) == (1, False)
-    for asked in (2, 3):
+    assert (server.status_requests, client.reading) == (1, False)
+    for status_requests in (2, 3):
         client.drain()
-        assert server.asked == asked
+        assert server.status_requests == status_requests
     client.protocol.readConnectionLost()
     assert not client.lost
     client.drain()
@@ -138,7 +138,7 @@ def test_answers_that_are_not_read_stop_the_next(server: _Server) -> None:
 
 
 def test_a_client_that_hangs_up_frees_its_place(server: _Server) -> None:
-    """Also one that is not read from, because a command of it is under way: whoever comes next gets the place."""
+    """A client that hangs up frees its place, also while a command of it runs and it is not read from."""
     clients = [server.connect(1000) for _ in range(16)]
     for client in clients:
         client.protocol.dataReceived(b'{"command":"reload"}\n' + STATUS)
@@ -153,8 +153,8 @@ def test_a_client_that_hangs_up_frees_its_place(server: _Server) -> None:
     assert clients[3].sent == b""
 
 
-def test_there_is_always_a_place_for_root(server: _Server) -> None:
-    """Four more than others may have, and refused clients take none; but root's places end, too."""
+def test_places_are_reserved_for_root(server: _Server) -> None:
+    """Four places are reserved for root; refused clients take no place."""
     for _ in range(40):
         assert b"refused" in server.connect(1001).sent
     for _ in range(16):
@@ -167,34 +167,34 @@ def test_there_is_always_a_place_for_root(server: _Server) -> None:
     assert b"busy" in server.connect().sent
 
 
-def test_a_refused_client_does_not_stay(server: _Server) -> None:
-    """It has a second to read why, and to close."""
+def test_a_refused_client_is_disconnected(server: _Server) -> None:
+    """A refused client is disconnected after 1 s at the latest."""
     client, other = server.connect(1001), server.connect(1001)
     assert client.calls == ["loseWriteConnection"]
     client.protocol.dataReceived(STATUS)
     client.protocol.readConnectionLost()
-    assert (client.lost, server.asked) == ("done", 0)
+    assert (client.lost, server.status_requests) == ("done", 0)
     server.reactor.advance(1)
     assert other.lost == "aborted"
     assert not server.reactor.getDelayedCalls()
 
 
-def test_the_end_answers_what_was_asked(server: _Server) -> None:
-    """Requests that wait, as for an upgrade, are to be asked again (svcctl exits by 75); each is answered, in order."""
+def test_finish_answers_waiting_requests(server: _Server) -> None:
+    """finish() answers each waiting request with code `busy`, for which svcctl exits with 75, in order."""
     client = server.connect()
     client.protocol.dataReceived(b'{"id":1,"command":"reload"}\n{"id":"b","command":"status"}\nx\n')
     done = server.factory.finish()
     answers = _answers(client)
     assert [(answer["id"], answer["code"]) for answer in answers] == [(1, "busy"), ("b", "busy"), (None, "busy")]
     assert "ask again" in answers[0]["error"]
-    assert (client.lost, done.called, server.asked) == ("done", True, 0)
+    assert (client.lost, done.called, server.status_requests) == ("done", True, 0)
     sent = client.sent
     server.slow.callback("done")
     assert client.sent == sent
 
 
-def test_the_end_waits_for_last_answers(server: _Server) -> None:
-    """It is over when every client is gone, whatever they have asked for."""
+def test_finish_waits_for_the_clients(server: _Server) -> None:
+    """finish() fires when every client is gone; cut() aborts those that are left."""
     assert server.factory.finish().called
     client, refused = server.connect(room=1), server.connect(1001)
     client.protocol.dataReceived(STATUS * 3)
@@ -224,10 +224,10 @@ def test_the_end_waits_for_last_answers(server: _Server) -> None:
         (b"[]\n", "is not svcd"),
     ],
 )
-def test_what_is_no_answer_is_told(
+def test_malformed_answers_are_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes, text: str
 ) -> None:
-    """Svcctl says in a line what came instead, and exits by EX_UNAVAILABLE."""
+    """A malformed answer is reported in one line, and svcctl exits with EX_UNAVAILABLE."""
     path = str(tmp_path / "control")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
@@ -243,7 +243,7 @@ def test_what_is_no_answer_is_told(
         server.start()
         assert main(["--control", path, "status"]) == os.EX_UNAVAILABLE
         server.join()
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert text in said.err
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert text in output.err
+    assert output.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Datagram ports over real sockets and a reactor that watches nothing."""
+"""Datagram ports over real sockets and a FakeReactor."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ if TYPE_CHECKING:
 
 
 class _Answers(DatagramProtocol):
-    """Answers by the question; `raise` is a mistake."""
+    """Datagram protocol that echoes; `more` is answered by 100 bytes, `raise` raises.
+
+    Attributes:
+        received: the datagrams received.
+        stopped: how often stopProtocol() was called.
+    """
 
     def __init__(self) -> None:
-        self.asked: list[bytes] = []
+        self.received: list[bytes] = []
         self.stopped = 0
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        self.asked.append(datagram)
+        self.received.append(datagram)
         if datagram == b"raise":
             raise ZeroDivisionError
         if datagram == b"more":
@@ -46,7 +51,7 @@ class _Answers(DatagramProtocol):
 
 
 class _Failing:
-    """A datagram socket whose recvfrom or sendto fails first."""
+    """Datagram socket whose first recvfrom or sendto fails."""
 
     def __init__(self, inner: socket.socket, **codes: int) -> None:
         self._inner = inner
@@ -58,12 +63,12 @@ class _Failing:
             raise OSError(code, os.strerror(code))
 
     def recvfrom(self, size: int, flags: int) -> Any:
-        """Fail, or receive."""
+        """Fail, or receive a datagram."""
         self._fail("recvfrom")
         return self._inner.recvfrom(size, flags)
 
     def sendto(self, data: bytes, flags: int, address: Any) -> int:
-        """Fail, or send."""
+        """Fail, or send a datagram."""
         self._fail("sendto")
         return self._inner.sendto(data, flags, address)
 
@@ -72,7 +77,7 @@ class _Failing:
 
 
 class _Datagrams:
-    """A datagram port on a real socket, and a client."""
+    """Datagram port on a real socket, and a client socket."""
 
     def __init__(
         self,
@@ -83,7 +88,7 @@ class _Datagrams:
         make: Callable[..., DatagramPort] = datagram_port,
     ) -> None:
         self.refused: list[tuple[RefusalReason, str, int]] = []
-        self.answering = DatagramFilter(rules or AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
+        self.rule_filter = DatagramFilter(rules or AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
         self.reactor = FakeReactor()
         self.protocol = _Answers()
         self.sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -97,26 +102,26 @@ class _Datagrams:
             self.reactor,
             self.sock,
             self.protocol,
-            self.answering,
+            self.rule_filter,
             lambda refusal, *peer: self.refused.append((refusal.reason, *peer)),
         )
         self.port.clock = self.reactor.seconds
         self.port.startListening()
 
     def send(self, *datagrams: bytes) -> None:
-        """Send to the port, which on this machine arrives at once."""
+        """Send datagrams from the client to the port; on the loopback interface they arrive at once."""
         for each in datagrams:
             self.client.sendto(each, self.sock.getsockname())
 
     def close(self) -> None:
-        """Close both."""
+        """Close both sockets."""
         self.sock.close()
         self.client.close()
 
 
 @pytest.fixture(params=[DatagramPort, datagram_port])
 def datagrams(request: pytest.FixtureRequest) -> Iterator[_Datagrams]:
-    """A port on the loopback interface that listens, one by one and in batches."""
+    """Yield a listening port on the loopback interface, for each of the two classes."""
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), make=request.param)
     yield made
     made.close()
@@ -124,14 +129,14 @@ def datagrams(request: pytest.FixtureRequest) -> Iterator[_Datagrams]:
 
 @pytest.fixture
 def single() -> Iterator[_Datagrams]:
-    """One that reads one by one, as where there are no batches."""
+    """Yield a listening port that reads one datagram at a time."""
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), make=DatagramPort)
     yield made
     made.close()
 
 
 def test_datagrams_are_answered_and_counted(datagrams: _Datagrams) -> None:
-    """Everything that waits is read in one go; datagrams and bytes are counted both ways."""
+    """All waiting datagrams are read and answered; datagrams and bytes are counted in both directions."""
     datagrams.send(b"one", b"", b"three")
     datagrams.port.doRead()
     assert [datagrams.client.recv(100) for _ in range(3)] == [b"one", b"", b"three"]
@@ -141,19 +146,19 @@ def test_datagrams_are_answered_and_counted(datagrams: _Datagrams) -> None:
 
 
 def test_a_datagram_port_stops_at_once(datagrams: _Datagrams) -> None:
-    """The protocol is told once, nothing is read any more, and the socket stays open."""
+    """stopListening() stops the protocol once and the reading at once; the socket stays open."""
     assert datagrams.port in datagrams.reactor.readers
     datagrams.send(b"late")
     datagrams.port.stopListening()
     datagrams.port.stopListening()
     datagrams.port.doRead()
     assert datagrams.port not in datagrams.reactor.readers
-    assert (datagrams.protocol.asked, datagrams.protocol.stopped) == ([], 1)
+    assert (datagrams.protocol.received, datagrams.protocol.stopped) == ([], 1)
     assert datagrams.sock.fileno() != -1
 
 
 def test_an_answer_that_cannot_be_sent_is_lost(single: _Datagrams) -> None:
-    """As the network might lose it; the next is sent, and only that is counted."""
+    """An answer that can't be sent is dropped and not counted; the next one is sent."""
     single.port.socket = _Failing(single.sock, sendto=errno.ENOBUFS)  # type: ignore[assignment]
     single.send(b"lost", b"sent")
     single.port.doRead()
@@ -162,7 +167,7 @@ def test_an_answer_that_cannot_be_sent_is_lost(single: _Datagrams) -> None:
 
 
 def test_an_answer_that_is_too_large_is_lost(datagrams: _Datagrams) -> None:
-    """The kernel's refusal is no mistake of the service."""
+    """An answer above the kernel's limit is dropped, and is no failure of the service."""
     datagrams.send(b"x")
     datagrams.port.doRead()
     before = datagrams.port.bytes_out
@@ -171,16 +176,16 @@ def test_an_answer_that_is_too_large_is_lost(datagrams: _Datagrams) -> None:
     assert datagrams.port.bytes_out == before
 
 
-def test_an_error_of_an_earlier_answer_is_not_the_next_ones_fault(single: _Datagrams) -> None:
-    """An ICMP error that recvfrom reports is skipped."""
+def test_an_icmp_error_of_an_earlier_answer_is_skipped(single: _Datagrams) -> None:
+    """An ICMP error that recvfrom() reports is skipped."""
     single.port.socket = _Failing(single.sock, recvfrom=errno.ECONNREFUSED)  # type: ignore[assignment]
     single.send(b"x")
     single.port.doRead()
     assert single.client.recv(100) == b"x"
 
 
-def test_a_mistake_with_one_datagram_spares_the_next(datagrams: _Datagrams) -> None:
-    """It is logged, and the port listens on."""
+def test_an_exception_does_not_stop_the_port(datagrams: _Datagrams) -> None:
+    """An exception of the protocol is logged, and the port goes on."""
     datagrams.send(b"raise", b"x")
     with LogCatcher() as log:
         datagrams.port.doRead()
@@ -188,15 +193,15 @@ def test_a_mistake_with_one_datagram_spares_the_next(datagrams: _Datagrams) -> N
     assert len(log.failures) == 1
 
 
-def test_who_cannot_be_answered_is_counted_only(tmp_path: Path) -> None:
-    """A UNIX socket without a name asks in vain; one with a name is answered."""
+def test_a_datagram_without_an_address_is_counted_only(tmp_path: Path) -> None:
+    """A datagram of a UNIX socket without a name is counted, but not passed to the protocol."""
     for name, answered in ((None, []), (str(tmp_path / "client"), [b"x"])):
         server = str(tmp_path / f"server-{bool(answered)}")
         made = _Datagrams(socket.AF_UNIX, server, name)
         try:
             made.send(b"x")
             made.port.doRead()
-            assert made.protocol.asked == answered
+            assert made.protocol.received == answered
             assert made.port.datagrams == 1
             assert made.port.getHost() == UNIXAddress(server)
             if answered:
@@ -210,8 +215,8 @@ def _port(made: _Datagrams) -> int:
     return port
 
 
-def test_an_answer_is_no_longer_than_its_question_or_28_bytes() -> None:
-    """Without amplify=yes a longer one is cut."""
+def test_an_answer_is_not_longer_than_its_query_or_28_bytes() -> None:
+    """Without amplify=yes an answer is cut to the size of the query, or to 28 bytes if that is more."""
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), AccessRules())
     made.send(b"more", b"x" * 50)
     made.port.doRead()
@@ -220,39 +225,39 @@ def test_an_answer_is_no_longer_than_its_question_or_28_bytes() -> None:
     made.close()
 
 
-def test_whom_the_rules_refuse_gets_no_answer() -> None:
-    """It is counted, and told to whoever wants to know; more is answered as soon as there are tokens."""
+def test_a_refused_datagram_has_no_answer() -> None:
+    """A refused datagram has no answer, is counted and reported; with new tokens datagrams are answered again."""
     rules = AccessRules(per_source_rate=RATE.read("2/s"))
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0), rules)
     made.send(b"1", b"2", b"3")
     made.port.doRead()
-    assert made.protocol.asked == [b"1", b"2"]
+    assert made.protocol.received == [b"1", b"2"]
     assert made.port.ignored == 1
     assert made.refused == [(RefusalReason.PER_SOURCE_RATE, "127.0.0.1", _port(made))]
     made.reactor.advance(1)
     made.send(b"4")
     made.port.doRead()
-    assert made.protocol.asked[-1] == b"4"
+    assert made.protocol.received[-1] == b"4"
     made.close()
 
 
-def test_the_daemons_own_datagram_services_ask_nothing() -> None:
-    """Its ports may change while it runs."""
+def test_datagrams_from_the_daemons_own_ports_are_refused() -> None:
+    """Datagrams from the daemon's own ports are refused; the set of ports may change."""
     made = _Datagrams(socket.AF_INET, ("127.0.0.1", 0), ("127.0.0.1", 0))
     ports: set[int] = set()
-    made.answering.set_local_addresses(ports, ())
+    made.rule_filter.set_local_addresses(ports, ())
     made.send(b"1")
     made.port.doRead()
     ports.add(_port(made))
     made.send(b"2")
     made.port.doRead()
-    assert made.protocol.asked == [b"1"]
+    assert made.protocol.received == [b"1"]
     assert [reason for reason, *_ in made.refused] == [RefusalReason.PORT]
     made.close()
 
 
-def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_something(tmp_path: Path) -> None:
-    """Nobody forges a sender there: an answer may be long, and as many as one likes; load and hours count."""
+def test_the_rules_of_unix_sockets(tmp_path: Path) -> None:
+    """At a UNIX socket, whose peers can't be forged, there is no limit of size or rate; load and hours apply."""
     rules = rules_of(service_of(f"echo {tmp_path}/s/unixgram"))
     assert (rules.amplify, rules.per_source_rate) == (True, None)
     assert rules_of(service_of("echo 7/udp")).per_source_rate == RATE.read("1000/s")
@@ -260,7 +265,7 @@ def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_somethin
     made.send(b"more")
     made.port.doRead()
     assert len(made.client.recv(200)) == 100
-    made.answering.retune(AccessRules(access_times=HOURS.read("1:00-2:00"), zone=UTC))
+    made.rule_filter.retune(AccessRules(access_times=HOURS.read("1:00-2:00"), zone=UTC))
     made.send(b"late")
     made.port.doRead()
     assert made.refused == [(RefusalReason.TIME, "", -1)]
@@ -268,12 +273,12 @@ def test_the_rules_of_the_file_hold_at_unix_sockets_as_far_as_they_mean_somethin
 
 
 def test_broadcast_addresses_are_those_of_networks() -> None:
-    """Of the loopback network as well, which every machine has."""
+    """broadcasts() returns the broadcast addresses of the machine's networks, such as the loopback network."""
     assert "127.255.255.255" in broadcasts()
 
 
-def test_udp_is_read_in_batches_where_the_system_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """UNIX sockets and systems without the calls are read one by one."""
+def test_udp_is_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """UDP is read in batches if the system supports it; UNIX sockets are read one datagram at a time."""
     for family, address, there, kind in (
         (socket.AF_INET, ("127.0.0.1", 0), True, BatchedDatagramPort),
         (socket.AF_INET, ("127.0.0.1", 0), False, DatagramPort),
@@ -287,27 +292,27 @@ def test_udp_is_read_in_batches_where_the_system_can(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("make", [DatagramPort, datagram_port])
 @pytest.mark.parametrize(
-    ("family", "server", "v6only", "asked"),
+    ("family", "server", "v6only", "hosts"),
     [
         (socket.AF_INET, "0.0.0.0", None, ("127.0.0.5", "127.255.255.254", "127.0.0.1")),
         (socket.AF_INET6, "::", 1, ("::1",)),
         (socket.AF_INET6, "::", 0, ("::1", "127.0.0.5", "127.0.0.1")),
     ],
 )
-def test_the_answer_comes_from_the_address_that_was_asked(
-    make: Callable[..., DatagramPort], family: int, server: str, v6only: int | None, asked: tuple[str, ...]
+def test_the_answer_comes_from_the_destination_address(
+    make: Callable[..., DatagramPort], family: int, server: str, v6only: int | None, hosts: tuple[str, ...]
 ) -> None:
-    """Also at wildcard addresses, where the kernel would choose another; to a connected client no other counts."""
+    """At a wildcard address the answer comes from the address that the client sent the datagram to."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         if v6only is not None:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6only)
         sock.bind((server, 0))
         protocol = _Answers()
-        answering = DatagramFilter(AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
-        port = make(FakeReactor(), sock, protocol, answering, lambda *_: None)
+        rule_filter = DatagramFilter(AccessRules(amplify=True), wall_clock=lambda: 0.0, load=lambda: 0.0)
+        port = make(FakeReactor(), sock, protocol, rule_filter, lambda *_: None)
         port.startListening()
         clients = []
-        for host in asked * 3:
+        for host in hosts * 3:
             client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
             client.settimeout(10)
             client.connect((host, sock.getsockname()[1]))
@@ -319,8 +324,8 @@ def test_the_answer_comes_from_the_address_that_was_asked(
             client.close()
 
 
-def test_a_batch_with_gaps_answers_each_its_own() -> None:
-    """Those that are refused, raise or are not answered leave the answers of the others where they belong."""
+def test_a_batch_in_which_some_datagrams_have_no_answer() -> None:
+    """In a batch with refused, failing and long datagrams each client receives its own answer."""
     rules = AccessRules(no_access=SOURCES.read("127.0.0.9"), amplify=True)
     made = _Datagrams(socket.AF_INET, ("0.0.0.0", 0), ("127.0.0.1", 0), rules)
     clients = []
@@ -349,8 +354,8 @@ def test_a_batch_with_gaps_answers_each_its_own() -> None:
     made.close()
 
 
-def test_a_turn_reads_so_many_datagrams_and_no_more(datagrams: _Datagrams) -> None:
-    """The rest has another turn, so that a flood keeps nothing else waiting."""
+def test_a_turn_reads_64_datagrams(datagrams: _Datagrams) -> None:
+    """One turn reads 64 datagrams; the rest waits for the next turn."""
     datagrams.send(*[b"x"] * 100)
     datagrams.port.doRead()
     assert datagrams.port.datagrams == 64
@@ -361,8 +366,8 @@ def test_a_turn_reads_so_many_datagrams_and_no_more(datagrams: _Datagrams) -> No
 
 
 @pytest.mark.parametrize("make", [DatagramPort, datagram_port])
-def test_a_socket_that_somebody_made_blocking_is_not_waited_for(make: Callable[..., DatagramPort]) -> None:
-    """Whoever has the socket as well may change that at any time."""
+def test_a_blocking_socket_does_not_block_the_port(make: Callable[..., DatagramPort]) -> None:
+    """A socket that another process has set to blocking mode does not block the port."""
     for host in ("127.0.0.1", "0.0.0.0"):
         made = _Datagrams(socket.AF_INET, (host, 0), ("127.0.0.1", 0), make=make)
         made.sock.setblocking(True)
@@ -371,7 +376,7 @@ def test_a_socket_that_somebody_made_blocking_is_not_waited_for(make: Callable[.
 
 
 def test_the_largest_datagram_is_answered_whole(datagrams: _Datagrams) -> None:
-    """65,507 bytes of UDP."""
+    """A datagram of 65,507 bytes is answered whole."""
     data = os.urandom(65_507)
     datagrams.send(data)
     datagrams.port.doRead()
@@ -379,7 +384,7 @@ def test_the_largest_datagram_is_answered_whole(datagrams: _Datagrams) -> None:
 
 
 def test_a_datagram_that_is_cut_has_no_answer(tmp_path: Path) -> None:
-    """A UNIX socket's may be longer than any of UDP; the next one is answered."""
+    """A datagram above 65,535 bytes, which a UNIX socket may carry, has no answer; the next one is answered."""
     made = _Datagrams(socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"))
     for size in (70_000, 65_535, 1):
         made.send(bytes(size))
@@ -389,8 +394,8 @@ def test_a_datagram_that_is_cut_has_no_answer(tmp_path: Path) -> None:
     made.close()
 
 
-def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) -> None:
-    """Though a question has one answer as a rule."""
+def test_second_and_late_answers_are_sent_at_once(datagrams: _Datagrams) -> None:
+    """A second write() for a datagram, and a write() outside doRead(), are sent at once."""
 
     def twice(datagram: bytes, addr: Any) -> None:
         datagrams.port.write(datagram, addr)
@@ -404,14 +409,14 @@ def test_a_second_answer_and_a_late_one_are_sent_at_once(datagrams: _Datagrams) 
     assert {datagrams.client.recv(100) for _ in range(3)} == {b"x", b"again", b"late"}
 
 
-def test_a_unix_sockets_datagrams_count_for_their_users(tmp_path: Path) -> None:
-    """Where a rate counts sources the kernel says whose each is; else nothing is asked."""
+def test_datagrams_of_unix_sockets_are_counted_by_user(tmp_path: Path) -> None:
+    """With a rate per source, the datagrams of a UNIX socket are counted by uid (SO_PASSCRED); else it is not set."""
     made = _Datagrams(
         socket.AF_UNIX, str(tmp_path / "s"), str(tmp_path / "c"), AccessRules(per_source_rate=RATE.read("1/h"))
     )
     made.send(b"1", b"2")
     made.port.doRead()
-    assert made.protocol.asked == [b"1"]
+    assert made.protocol.received == [b"1"]
     assert made.refused == [(RefusalReason.PER_SOURCE_RATE, f"uid:{os.getuid()}", -1)]
     assert made.sock.getsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED)
     made.port.stopListening()

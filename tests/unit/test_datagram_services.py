@@ -1,4 +1,4 @@
-"""Datagram services as a supervisor runs them: host names in their rules, and addresses that are never answered."""
+"""Datagram services in a supervisor: host names in their rules, and addresses that are never answered."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class _Pool:
-    """A LookupPool whose answers the test gives by hand."""
+    """LookupPool whose queries the test answers."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Deferred[Any]] = {}
+        self.queries: dict[str, Deferred[Any]] = {}
 
-    def deferred(self, _reactor: object, question: str, _run: object) -> Deferred[Any]:
-        answer = self.asked[question] = Deferred()
+    def deferred(self, _reactor: object, name: str, _run: object) -> Deferred[Any]:
+        answer = self.queries[name] = Deferred()
         return answer
 
 
 class _Daemon:
-    """A supervisor of one datagram service on the loopback interface, and a client of it."""
+    """Supervisor of one datagram service on the loopback interface, and a client of it."""
 
     def __init__(self, options: str) -> None:
         self.reactor = FakeReactor()
@@ -58,20 +58,20 @@ class _Daemon:
         return DesiredServices(tuple(endpoints))
 
     def reload(self, options: str) -> None:
-        """Go over to other options."""
+        """Change the options of the service."""
         self.supervisor.change_to(self._desired(options))
 
     def answer(self, name: str, *addresses: str) -> None:
         """Answer a lookup."""
-        self.pool.asked.pop(name).callback(frozenset(map(address_number, addresses)))
+        self.pool.queries.pop(name).callback(frozenset(map(address_number, addresses)))
 
     @property
-    def reads(self) -> bool:
-        """Whether datagrams are read."""
+    def is_reading(self) -> bool:
+        """Whether the service is_reading datagrams."""
         return any(hasattr(reader, "datagrams") for reader in self.reactor.readers)
 
-    def asks(self) -> bool:
-        """Whether a datagram is answered."""
+    def is_answered(self) -> bool:
+        """Send a datagram; return whether it is answered."""
         self.client.send(b"x")
         for reader in list(self.reactor.readers):
             if hasattr(reader, "datagrams"):
@@ -82,7 +82,7 @@ class _Daemon:
             return False
 
     def close(self) -> None:
-        """End it."""
+        """Stop the supervisor."""
         self.client.close()
         self.supervisor.stopService()
         self.reactor.advance(10)
@@ -90,7 +90,7 @@ class _Daemon:
 
 @pytest.fixture
 def daemon(request: pytest.FixtureRequest) -> Iterator[_Daemon]:
-    """With the options of the parameter."""
+    """Yield a daemon whose service has the options of the parameter."""
     made = _Daemon(request.param)
     yield made
     made.close()
@@ -99,61 +99,61 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[_Daemon]:
 
 @pytest.mark.parametrize("daemon", ["only_from=good.example no_access=bad.example"], indirect=True)
 def test_datagrams_wait_for_the_first_lookup(daemon: _Daemon) -> None:
-    """Those that came meanwhile are answered then, by the rules with their addresses; these may change later."""
-    assert not daemon.reads
+    """Datagrams are not read before the first lookups are answered; changed addresses apply later on."""
+    assert not daemon.is_reading
     daemon.client.send(b"early")
     daemon.answer("good.example", "127.0.0.1")
-    assert not daemon.reads
+    assert not daemon.is_reading
     daemon.answer("bad.example")
-    assert daemon.reads
+    assert daemon.is_reading
     [port] = [reader for reader in daemon.reactor.readers if hasattr(reader, "datagrams")]
     port.doRead()
     assert daemon.client.recv(10) == b"early"
-    assert daemon.asks()
+    assert daemon.is_answered()
     daemon.reactor.advance(300)
     daemon.answer("bad.example", "127.0.0.1")
-    assert not daemon.asks()
+    assert not daemon.is_answered()
     assert any(" reason=address " in line and "no_access=bad.example" in line for line in daemon.lines)
 
 
 @pytest.mark.parametrize("daemon", ["only_from=127.0.0.1,good.example", "no_access=bad.example"], indirect=True)
-def test_a_silent_name_server_is_waited_for_so_long_and_no_longer(daemon: _Daemon) -> None:
-    """Afterwards addresses that the file names are answered; whom no_access means is not known, so nobody is."""
+def test_lookups_without_an_answer_are_awaited_for_2_seconds(daemon: _Daemon) -> None:
+    """After 2 s without an answer only_from admits its addresses; an unknown no_access admits no source."""
     daemon.reactor.advance(1.9)
-    assert not daemon.reads
+    assert not daemon.is_reading
     daemon.reactor.advance(0.2)
-    assert daemon.reads
-    assert daemon.asks() is ("good.example" in daemon.pool.asked)
-    for name in list(daemon.pool.asked):
+    assert daemon.is_reading
+    assert daemon.is_answered() is ("good.example" in daemon.pool.queries)
+    for name in list(daemon.pool.queries):
         daemon.answer(name)
-    assert daemon.asks()
+    assert daemon.is_answered()
 
 
 @pytest.mark.parametrize("daemon", ["only_from=good.example"], indirect=True)
-def test_a_reload_has_the_addresses_at_once(daemon: _Daemon) -> None:
-    """A name that stays is not looked up again, one that goes is followed no more, and new ones are waited for."""
+def test_a_reload_keeps_addresses_of_host_names(daemon: _Daemon) -> None:
+    """A reload keeps the addresses of names that stay, drops names that are gone, and looks up new ones."""
     daemon.answer("good.example", "127.0.0.1")
     daemon.reload("only_from=good.example amplify=yes")
-    assert not daemon.pool.asked
-    assert daemon.asks()
+    assert not daemon.pool.queries
+    assert daemon.is_answered()
     daemon.reload("only_from=good.example,other.example")
-    assert list(daemon.pool.asked) == ["other.example"]
-    assert not daemon.reads
+    assert list(daemon.pool.queries) == ["other.example"]
+    assert not daemon.is_reading
     daemon.answer("other.example")
-    assert daemon.asks()
+    assert daemon.is_answered()
     daemon.reload("only_from=127.0.0.1")
-    assert daemon.asks()
+    assert daemon.is_answered()
     assert not daemon.supervisor._context.connections.hosts._hosts
 
 
 @pytest.mark.parametrize("daemon", [""], indirect=True)
 def test_addresses_that_are_never_answered_are_read_again(daemon: _Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broadcast address of a network that the machine has joined since."""
-    assert daemon.asks()
+    """refresh_addresses() and a reload read the addresses that are never answered again, such as new broadcasts."""
+    assert daemon.is_answered()
     monkeypatch.setattr("svcd.supervisor.datagram_service.broadcasts", lambda: frozenset({"127.0.0.1"}))
-    assert daemon.asks()
+    assert daemon.is_answered()
     daemon.supervisor.refresh_addresses()
-    assert not daemon.asks()
+    assert not daemon.is_answered()
     monkeypatch.setattr("svcd.supervisor.datagram_service.broadcasts", frozenset)
     daemon.reload("")
-    assert daemon.asks()
+    assert daemon.is_answered()

@@ -1,4 +1,4 @@
-"""The environment of a handler."""
+"""Environment variables of a handler."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def _variables(data: bytes) -> dict[str, str]:
 
 
 def test_nothing_of_the_daemons_environment_is_inherited() -> None:
-    """A service without options has a path and its name."""
+    """A service without options has PATH and SVCD_SERVICE only."""
     assert service_environment("cat", None, (), (), DAEMON) == {"PATH": PATH, "SVCD_SERVICE": "cat"}
 
 
 def test_a_user_has_a_home() -> None:
-    """With user= the variables of a login are that user's, and one without a shell has the standard one."""
+    """With user= the login variables are that user's; SHELL is /bin/sh if passwd(5) has none."""
     values = service_environment("git", GIT, (), (), DAEMON)
     assert values == {
         "PATH": PATH, "SVCD_SERVICE": "git", "HOME": "/srv/git", "USER": "git", "LOGNAME": "git", "SHELL": "/bin/false",
@@ -41,8 +41,8 @@ def test_a_user_has_a_home() -> None:
     assert service_environment("x", bare, (), (), {})["SHELL"] == "/bin/sh"
 
 
-def test_what_is_passed_and_what_is_set() -> None:
-    """Passenv passes what there is; env has the last word."""
+def test_passenv_and_env() -> None:
+    """passenv= passes variables that exist; env= overrides everything."""
     env = (("TZ", "CET"), ("A", "1"), ("A", "2"), ("HOME", "/h"))
     values = service_environment("x", GIT, env, ("TZ", "EMPTY", "PATH", "UNKNOWN"), DAEMON)
     assert (values["TZ"], values["A"], values["HOME"], values["EMPTY"]) == ("CET", "2", "/h", "")
@@ -51,7 +51,7 @@ def test_what_is_passed_and_what_is_set() -> None:
 
 
 def test_a_tcp_connection() -> None:
-    """Both ends, how many there are, and the words of xinetd and systemd for the client."""
+    """A TCP connection has both addresses, the number of connections, and the client as in xinetd and systemd."""
     assert _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 40_000, 3)) == {
         "PROTO": "TCP",
         "TCPLOCALIP": "192.0.2.7",
@@ -66,18 +66,18 @@ def test_a_tcp_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "text"),
     [("::ffff:192.0.2.1", "192.0.2.1"), ("::ffff:c000:201", "192.0.2.1"), ("2001:db8::1", "2001:db8::1")],
 )
-def test_a_mapped_client_is_told_as_ipv4(host: str, told: str) -> None:
-    """Programs that know IPv4 alone see it, as the log does."""
+def test_an_ipv4_mapped_address_is_written_as_ipv4(host: str, text: str) -> None:
+    """An IPv4-mapped address is written as IPv4, as in the log."""
     values = _variables(tcp_environment(host, 7, host, 1, 1))
-    assert {values[name] for name in ("TCPLOCALIP", "TCPREMOTEIP", "REMOTE_HOST", "REMOTE_ADDR")} == {told}
+    assert {values[name] for name in ("TCPLOCALIP", "TCPREMOTEIP", "REMOTE_HOST", "REMOTE_ADDR")} == {text}
 
 
 @pytest.mark.parametrize("name", ["host.example", "a", "x_1-2.example", "1.2.0.192.in-addr.arpa", "a" * 253])
-def test_a_host_name_is_told(name: str) -> None:
-    """The client's host name is TCPREMOTEHOST, that of the server's address TCPLOCALHOST."""
+def test_host_names_are_passed(name: str) -> None:
+    """TCPREMOTEHOST is the host name of the client, TCPLOCALHOST that of the server's address."""
     assert _variables(tcp_environment("::1", 7, "::1", 1, 1, name))["TCPREMOTEHOST"] == name
     values = _variables(tcp_environment("::1", 7, "::1", 1, 1, None, name))
     assert (values["TCPLOCALHOST"], "TCPREMOTEHOST" in values) == (name, False)
@@ -86,22 +86,22 @@ def test_a_host_name_is_told(name: str) -> None:
 @pytest.mark.parametrize(
     "name", [None, "", "$(reboot)", "a b", "a\0LD_PRELOAD=x", "-rf", ".a", "a.", "a\n", "é", "a;b", "a" * 254]
 )
-def test_a_name_that_is_no_host_name_is_not(name: str | None) -> None:
-    """The operator of the client's name server can't reach a shell by it."""
+def test_invalid_host_names_are_not_passed(name: str | None) -> None:
+    """A name with characters that a host name can't have is not passed on: it could reach a shell."""
     values = _variables(tcp_environment("::1", 7, "::1", 1, 1, name, name))
     assert not {"TCPREMOTEHOST", "TCPLOCALHOST"} & values.keys()
 
 
 @given(st.text())
-def test_no_name_adds_a_variable(name: str) -> None:
-    """Whatever a name server answers, there is TCPREMOTEHOST or nothing."""
+def test_arbitrary_host_names(name: str) -> None:
+    """Any name from a name server adds TCPREMOTEHOST or no variable at all."""
     plain = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1))
     named = _variables(tcp_environment("192.0.2.7", 7, "192.0.2.1", 1, 1, name))
     assert named.keys() - {"TCPREMOTEHOST"} == plain.keys()
 
 
 def test_a_proxy() -> None:
-    """The proxy's address, as IPv4 if it is IPv4-mapped, or its process."""
+    """PROXY_ADDR is the proxy's address, as IPv4 if it is IPv4-mapped; a local proxy has its credentials."""
     assert _variables(proxy_environment("::ffff:192.0.2.9", 5)) == {"PROXY_ADDR": "192.0.2.9", "PROXY_PORT": "5"}
     assert _variables(local_proxy_environment(17, 1000, 100)) == {
         "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",
@@ -111,7 +111,7 @@ def test_a_proxy() -> None:
 
 
 def test_a_local_connection() -> None:
-    """A UNIX socket's client is known by its process."""
+    """The client of a UNIX socket has its pid, uid and gid."""
     assert _variables(unix_environment(17, 1000, 100)) == {
         "PROTO": "UNIX", "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Connected sockets on a reactor that watches nothing, and on those that there are."""
+"""Transports of connected sockets on a FakeReactor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Reader(Protocol):
-    """Reads on at its end, as far as the socket still gives something."""
+    """Protocol that reads the rest from its socket in connectionLost()."""
 
     transport: Any
     lost: Failure | None = None
@@ -40,7 +40,7 @@ class _Reader(Protocol):
 
 @pytest.fixture
 def far() -> Iterator[tuple[socket.socket, Any]]:
-    """The far end of a pair, and the transport of the near one on a reactor that has none of its own."""
+    """Yield the far end of a socket pair, and the transport of the near end on a FakeReactor."""
     near, far = socket.socketpair()
     far.settimeout(10)
     reader = _Reader()
@@ -51,7 +51,7 @@ def far() -> Iterator[tuple[socket.socket, Any]]:
 
 
 def test_the_last_bytes_can_be_read_at_the_end(far: Any) -> None:
-    """A socket is open until its protocol knows of the end, and closed after that."""
+    """The socket is open in connectionLost(), and closed after it."""
     sock, transport = far
     reader = transport.protocol
     sock.sendall(b"first")
@@ -62,13 +62,13 @@ def test_the_last_bytes_can_be_read_at_the_end(far: Any) -> None:
     assert reader.lost.check(ConnectionLost)
     assert reader.handle.fileno() == -1
     assert sock.recv(1) == b""
-    # Twisted may say it twice.
+    # Twisted may call it twice.
     transport.connectionLost(Failure(ConnectionDone()))
     assert reader.lost.check(ConnectionLost)
 
 
-def test_what_went_over_is_counted(far: Any) -> None:
-    """In both directions."""
+def test_bytes_are_counted(far: Any) -> None:
+    """Bytes are counted in both directions."""
     sock, transport = far
     sock.sendall(b"four")
     transport.doRead()
@@ -87,8 +87,8 @@ def test_what_went_over_is_counted(far: Any) -> None:
         (socket.AF_UNIX, "", UNIXAddress(None)),
     ],
 )
-def test_the_peer_is_who_was_told(family: int, name: Any, peer: object) -> None:
-    """A link-local address keeps its scope; a UNIX socket's client mostly has no name."""
+def test_the_address_of_the_peer(family: int, name: Any, peer: object) -> None:
+    """getPeer() returns the address given; a link-local address keeps its scope, a UNIX client has no name."""
     reader, reactor = _Reader(), FakeReactor()
     one, far = socket.socketpair()
     with far:
@@ -103,7 +103,7 @@ def test_the_peer_is_who_was_told(family: int, name: Any, peer: object) -> None:
 
 
 def test_a_peer_on_an_interface_that_is_gone() -> None:
-    """The connection is closed."""
+    """A peer with an unknown scope is an OSError, and the connection is closed."""
     near, far = socket.socketpair()
     far.settimeout(10)
     with far:
@@ -118,7 +118,7 @@ class _Raises(Protocol):
 
 
 def test_a_protocol_that_raises() -> None:
-    """The connection is closed, and whoever wanted it hears why."""
+    """An exception of connectionMade() is raised to the caller, and the connection is closed."""
     near, far = socket.socketpair()
     far.settimeout(10)
     with far:

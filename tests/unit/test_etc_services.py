@@ -1,4 +1,4 @@
-"""The machine's own /etc/services as a services file."""
+"""The machine's /etc/services as a services file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE = Path("/etc/services")
 
 
 def test_the_machines_services_parse() -> None:
-    """Every line that a built-in serves is a service; every other line is exactly one Problem."""
+    """Each line that names a built-in is a service; each other line is one problem."""
     if not FILE.is_file():
         pytest.skip("this machine has no /etc/services")
     served: list[int] = []

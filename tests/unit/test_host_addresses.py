@@ -1,4 +1,4 @@
-"""Addresses of host names in rules: looked up beforehand, again by their age, and never because a datagram comes."""
+"""Addresses of host names in rules: looked up in advance, again by their age, and never because of a datagram."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def _numbers(*addresses: str) -> frozenset[int]:
 
 
 class _Pool:
-    """LookupPool answered by the test."""
+    """LookupPool whose queries the test answers."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Hashable, Deferred[Any]]] = []
+        self.queries: list[tuple[Hashable, Deferred[Any]]] = []
         self.cancelled: list[Hashable] = []
 
-    def deferred(self, _reactor: object, question: Hashable, _run: object) -> Deferred[Any]:
-        answer: Deferred[Any] = Deferred(lambda _deferred: self.cancelled.append(question))
-        self.asked.append((question, answer))
+    def deferred(self, _reactor: object, name: Hashable, _run: object) -> Deferred[Any]:
+        answer: Deferred[Any] = Deferred(lambda _deferred: self.cancelled.append(name))
+        self.queries.append((name, answer))
         return answer
 
 
@@ -51,8 +51,8 @@ class _Hosts:
         self.changes += 1
 
     def answer(self, result: Any) -> None:
-        """The oldest question's."""
-        _, answer = self.pool.asked.pop(0)
+        """Answer the oldest query by a result or an error."""
+        _, answer = self.pool.queries.pop(0)
         if isinstance(result, Exception):
             answer.errback(result)
         else:
@@ -61,15 +61,15 @@ class _Hosts:
 
 @pytest.fixture
 def made() -> _Hosts:
-    """With a pool by hand."""
+    """Return a HostAddresses whose pool the test answers."""
     return _Hosts()
 
 
 def test_names_are_looked_up_when_they_are_followed(made: _Hosts) -> None:
-    """One lookup serves all followers, and each is called."""
+    """One lookup of a name serves all followers, each of which is called; without followers it is cancelled."""
     leave = made.hosts.follow(["a.example", "b.example"], made.changed)
     leave_too = made.hosts.follow(["a.example"], made.changed)
-    assert [question for question, _ in made.pool.asked] == ["a.example", "b.example"]
+    assert [name for name, _ in made.pool.queries] == ["a.example", "b.example"]
     assert not made.hosts.answered(["a.example"])
     made.answer(_numbers("192.0.2.1"))
     assert made.changes == 2
@@ -86,11 +86,11 @@ def test_names_are_looked_up_when_they_are_followed(made: _Hosts) -> None:
 
 
 def test_addresses_are_looked_up_again_by_their_age(made: _Hosts) -> None:
-    """Followers are called for changed addresses only; the old ones are in use meanwhile."""
+    """Names are looked up again by their age; old addresses stay in use, and followers are called for changes only."""
     made.hosts.follow(["a.example"], made.changed)
     made.answer(_numbers("192.0.2.1"))
     made.reactor.advance(KEEP_SECONDS - 1)
-    assert not made.pool.asked
+    assert not made.pool.queries
     made.reactor.advance(1)
     made.answer(_numbers("192.0.2.1"))
     assert made.changes == 1
@@ -101,8 +101,8 @@ def test_addresses_are_looked_up_again_by_their_age(made: _Hosts) -> None:
     assert made.hosts.known(["a.example"]) == {"a.example": _numbers("192.0.2.2", "2001:db8::1")}
 
 
-def test_a_lookup_that_fails_leaves_what_is_known(made: _Hosts) -> None:
-    """A failure is logged once and retried soon; a name that was never known stays unknown."""
+def test_a_failed_lookup_keeps_the_known_addresses(made: _Hosts) -> None:
+    """A failed lookup is logged once and retried soon; the known addresses stay."""
     made.hosts.follow(["a.example"], made.changed)
     with LogCatcher() as log:
         made.answer(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
@@ -119,8 +119,8 @@ def test_a_lookup_that_fails_leaves_what_is_known(made: _Hosts) -> None:
         assert len(log.named("unresolved")) == 2
 
 
-def test_a_silent_name_server_is_not_waited_for(made: _Hosts) -> None:
-    """The lookup is given up after some seconds, and tried again."""
+def test_a_lookup_without_an_answer_is_cancelled(made: _Hosts) -> None:
+    """A lookup without an answer is cancelled after 20 s, and retried."""
     made.hosts.follow(["a.example"], made.changed)
     with LogCatcher() as log:
         made.reactor.advance(20)
@@ -128,11 +128,11 @@ def test_a_silent_name_server_is_not_waited_for(made: _Hosts) -> None:
     assert event["reason"] == "no name server has answered within 20 s"
     assert made.pool.cancelled == ["a.example"]
     made.reactor.advance(RETRY_SECONDS)
-    assert len(made.pool.asked) == 2
+    assert len(made.pool.queries) == 2
 
 
-def test_a_pool_without_room_is_a_lookup_that_fails(made: _Hosts) -> None:
-    """It is tried again as any other."""
+def test_a_full_pool_is_a_failed_lookup(made: _Hosts) -> None:
+    """A lookup that the pool refuses fails, and is retried."""
     made.hosts._pool = HostAddresses(made.reactor)._pool
     made.hosts._pool._max_queued = 0
     with LogCatcher() as log:
@@ -142,8 +142,8 @@ def test_a_pool_without_room_is_a_lookup_that_fails(made: _Hosts) -> None:
     assert len(made.reactor.getDelayedCalls()) == 1
 
 
-def test_the_system_says_which_addresses_a_name_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both versions, IPv4-mapped ones as IPv4, so many at most; a name that does not exist has none."""
+def test_addresses_of_the_system_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """system_numbers_of() returns addresses of both versions, IPv4-mapped ones as IPv4, and limits their number."""
     assert system_numbers_of("localhost") <= _numbers("127.0.0.1", "::1")
     assert system_numbers_of("localhost")
     rows = [(socket.AF_INET6, 0, 0, "", ("::ffff:192.0.2.1", 0, 0, 0)), (socket.AF_INET, 0, 0, "", ("192.0.2.1", 0))]
