@@ -1,4 +1,4 @@
-"""How long HTTP connections may wait, and which of them give way to others."""
+"""Timeouts of HTTP connections, and the order in which connections are evicted."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ LARGE = b"x" * 10_000
 
 
 class _File:
-    """Something that is sent in two pieces."""
+    """Response body of two pieces."""
 
     def __init__(self, others: _File | None = None) -> None:
         self.pieces = [b"f" * 10] * 2
         self.closed = False
         self.budget: Any = None
-        # Another answer that has it open.
+        # Another response that has the file open.
         self.others = others
 
     @property
     def uncounted(self) -> bool:
-        """Whether nothing counts it."""
+        """Whether its descriptor is not counted in any budget."""
         return self.budget is None and self.others is None
 
     def count(self, budget: Any) -> None:
-        """It is counted."""
+        """Count its descriptor in a budget."""
         assert self.uncounted
         self.budget = budget
 
     def read(self) -> bytes:
-        """The next."""
+        """Return the next piece."""
         return self.pieces.pop() if self.pieces else b""
 
     def close(self) -> None:
-        """It is over."""
+        """Close the file and release its descriptor."""
         self.closed = True
         if self.budget is not None:
             self.budget.release()
@@ -58,23 +58,23 @@ class _Counter:
         self.limit = limit
 
     def acquire(self) -> None:
-        """One more."""
+        """Count a descriptor."""
         self.open += 1
 
     def release(self) -> None:
-        """One less."""
+        """Release a descriptor."""
         self.open -= 1
         assert self.open >= 0
 
     def try_acquire(self) -> bool:
-        """One more, if there is one."""
+        """Count a descriptor if the limit allows it; return whether it does."""
         found = self.open < self.limit
         self.open += found
         return found
 
 
 class _Handler:
-    """Answers with a text, which is large on demand, or later."""
+    """Handler whose responses are small, large, deferred, or files, by target."""
 
     def __init__(self) -> None:
         self.later: Deferred[Response] = Deferred()
@@ -82,7 +82,7 @@ class _Handler:
         self.shared = False
 
     def respond(self, request: Any, peer: object) -> Any:  # noqa: ARG002 - as handlers
-        """Answer."""
+        """Respond to a request."""
         if request.target == b"/later":
             return self.later
         if request.target == b"/file":
@@ -95,7 +95,7 @@ class _Handler:
 
 
 class _Site:
-    """An HTTP service."""
+    """HTTP service whose clock the test advances."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Site:
         self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts, descriptors=descriptors)
 
     def connect(self, data: bytes = b"", room: float = float("inf")) -> StreamDouble:
-        """Return a client that has sent data."""
+        """Connect a client that sends data; return its transport."""
         protocol: Any = self.factory.buildProtocol(PEER)
         transport = StreamDouble(protocol, room=room)
         protocol.makeConnection(transport)
@@ -119,18 +119,18 @@ class _Site:
         return transport
 
     def wait(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the clock in steps of CHECK_SECONDS."""
         self.clock.pump([CHECK_SECONDS] * int(seconds / CHECK_SECONDS))
 
 
 @pytest.fixture
 def site() -> _Site:
-    """With the timeouts that hold by default."""
+    """Return a service with the default timeouts."""
     return _Site()
 
 
-def test_a_client_that_says_nothing(site: _Site) -> None:
-    """Its connection is closed when the time for a request is over, without a word."""
+def test_a_connection_without_a_request(site: _Site) -> None:
+    """A connection without a request is closed after the request timeout, without a response."""
     client = site.connect()
     site.wait(29.5)
     assert not client.lost
@@ -140,7 +140,7 @@ def test_a_client_that_says_nothing(site: _Site) -> None:
 
 @pytest.mark.parametrize("start", [b"GET /", HEAD, HEAD + b"X-A: 1"])
 def test_a_slow_head(site: _Site, start: bytes) -> None:
-    """However often another piece comes: the whole head has to be there in time, else the answer is 408."""
+    """A head that is incomplete after the request timeout is answered by 408, however often bytes arrive."""
     client = site.connect(start)
     for _ in range(59):
         site.wait(0.5)
@@ -153,8 +153,8 @@ def test_a_slow_head(site: _Site, start: bytes) -> None:
     assert (client.lost, client.protocol.end_reason) == ("done", "request")
 
 
-def test_line_ends_before_a_request_begin_none(site: _Site) -> None:
-    """They may come before a request (RFC 9112, section 2.2), and keep no connection open."""
+def test_empty_lines_before_a_request(site: _Site) -> None:
+    """Empty lines before a request (RFC 9112, section 2.2) do not extend the keep-alive timeout."""
     client = site.connect(HEAD + b"\r\n")
     for _ in range(74):
         site.wait(1)
@@ -165,8 +165,8 @@ def test_line_ends_before_a_request_begin_none(site: _Site) -> None:
 
 
 @pytest.mark.parametrize(("rate", "ends"), [(LOWEST_RATE // 2, True), (LOWEST_RATE * 2, False)])
-def test_a_body_has_as_long_as_it_comes(site: _Site, rate: int, ends: bool) -> None:
-    """One that comes at the lowest rate is read to its end; a slower one ends as a slow head does."""
+def test_a_slow_body(site: _Site, rate: int, ends: bool) -> None:
+    """A body that arrives at the lowest rate is read to its end; a slower one is answered by 408."""
     client = site.connect(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n")
     for _ in range(120):
         client.protocol.dataReceived(b"b" * rate)
@@ -175,7 +175,7 @@ def test_a_body_has_as_long_as_it_comes(site: _Site, rate: int, ends: bool) -> N
 
 
 def test_an_idle_connection(site: _Site) -> None:
-    """After an answer it may wait for another request, counted anew from each answer."""
+    """The keep-alive timeout begins anew after each response."""
     client = site.connect()
     for _ in range(3):
         client.protocol.dataReceived(HEAD + b"\r\n")
@@ -185,8 +185,8 @@ def test_an_idle_connection(site: _Site) -> None:
     assert (client.lost, client.protocol.end_reason) == ("done", "keepalive")
 
 
-def test_the_next_request_has_its_own_time(site: _Site) -> None:
-    """From its first byte, however long the connection was idle or whatever was pipelined before."""
+def test_the_timeout_of_the_next_request(site: _Site) -> None:
+    """The request timeout begins with the first byte of a request, whatever came before it."""
     client = site.connect(HEAD + b"\r\n")
     site.wait(70)
     client.protocol.dataReceived(HEAD + b"\r\n" + HEAD)
@@ -197,8 +197,8 @@ def test_the_next_request_has_its_own_time(site: _Site) -> None:
     assert client.sent.count(b"HTTP/1.1 408") == 1
 
 
-def test_an_answer_that_takes_long_is_not_the_clients_fault(site: _Site) -> None:
-    """While the handler works nothing runs out, and nothing gives way."""
+def test_a_slow_handler(site: _Site) -> None:
+    """While the handler prepares a response there is no timeout, and the connection is not evicted."""
     client = site.connect(b"GET /later HTTP/1.1\r\nHost: a\r\n\r\n")
     site.wait(300)
     assert not client.lost
@@ -209,8 +209,8 @@ def test_an_answer_that_takes_long_is_not_the_clients_fault(site: _Site) -> None
     assert not client.lost
 
 
-def test_a_client_that_takes_nothing(site: _Site) -> None:
-    """It is cut off in the end, and what it was to be sent is forgotten."""
+def test_a_client_that_does_not_read(site: _Site) -> None:
+    """A client that reads nothing of its response is aborted after the send timeout."""
     client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
     site.wait(59)
     assert not client.lost
@@ -220,7 +220,7 @@ def test_a_client_that_takes_nothing(site: _Site) -> None:
 
 @pytest.mark.parametrize(("taken", "lost"), [(LOWEST_RATE // 4, "aborted"), (LOWEST_RATE, "")])
 def test_a_slow_reader(site: _Site, taken: int, lost: str) -> None:
-    """What counts is how fast it takes the answer, not whether it takes any of it."""
+    """A client that reads below the lowest rate is aborted, even if it reads something."""
     client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
     client.bytes_out = client.pending = 1_000_000
     for _ in range(140):
@@ -230,8 +230,8 @@ def test_a_slow_reader(site: _Site, taken: int, lost: str) -> None:
     assert client.lost == lost
 
 
-def test_a_reader_that_pauses_now_and_then(site: _Site) -> None:
-    """Half a minute without a byte is no slow reader, if it goes on after it."""
+def test_a_reader_that_pauses(site: _Site) -> None:
+    """A client that pauses for less than the send timeout is not aborted."""
     client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
     client.bytes_out = client.pending = 1_000_000
     for _ in range(6):
@@ -240,16 +240,16 @@ def test_a_reader_that_pauses_now_and_then(site: _Site) -> None:
     assert not client.lost
 
 
-def test_the_end_of_a_connection_has_to_be_taken_as_well(site: _Site) -> None:
-    """A client that asks for one answer and does not take it is cut off like others."""
+def test_the_last_response_has_a_timeout(site: _Site) -> None:
+    """The last response of a connection has the send timeout, too."""
     client = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", room=100)
     client.producer = None
     site.wait(61)
     assert (client.lost, client.protocol.end_reason) == ("aborted", "send")
 
 
-def test_none_is_as_long_as_they_like() -> None:
-    """Without timeouts nothing ends by itself."""
+def test_without_timeouts() -> None:
+    """Without timeouts no connection is closed."""
     site = _Site(None, None, None)
     clients = [
         site.connect(),
@@ -261,8 +261,8 @@ def test_none_is_as_long_as_they_like() -> None:
     assert [client.lost for client in clients] == [""] * 4
 
 
-def test_without_connections_nothing_is_looked_at(site: _Site) -> None:
-    """The timer ends with the last of them."""
+def test_without_connections_there_is_no_timer(site: _Site) -> None:
+    """The timer is cancelled with the last connection."""
     client = site.connect(HEAD + b"\r\n")
     client.protocol.readConnectionLost()
     assert client.lost
@@ -271,8 +271,8 @@ def test_without_connections_nothing_is_looked_at(site: _Site) -> None:
     assert site.factory.connections.open == 0
 
 
-def test_very_many_that_are_late_are_ended_in_slices(site: _Site) -> None:
-    """The reactor has its turn between them."""
+def test_late_connections_are_closed_in_slices(site: _Site) -> None:
+    """Late connections are closed SLICE at a time, with turns of the reactor between the slices."""
     clients = [site.connect(HEAD + b"\r\n") for _ in range(SLICE * 2 + 10)]
     turns: list[int] = []
     call_later = site.clock.callLater
@@ -288,11 +288,11 @@ def test_very_many_that_are_late_are_ended_in_slices(site: _Site) -> None:
     assert all(client.lost for client in clients)
 
 
-# Giving way.
+# Eviction
 
 
-def test_the_connection_that_is_idle_longest_gives_way_first(site: _Site) -> None:
-    """Then the next; and none that has just been answered."""
+def test_idle_connections_are_evicted_first(site: _Site) -> None:
+    """The connection that is idle for the longest time is evicted first, and none that was just answered."""
     first, second, third = (site.connect(HEAD + b"\r\n") for _ in range(3))
     site.wait(10)
     first.protocol.dataReceived(HEAD + b"\r\n")
@@ -307,8 +307,8 @@ def test_the_connection_that_is_idle_longest_gives_way_first(site: _Site) -> Non
     assert first.lost
 
 
-def test_then_the_slowest(site: _Site) -> None:
-    """The connection that has waited longest is evicted, whether for a request or for its client."""
+def test_slow_connections_are_evicted_next(site: _Site) -> None:
+    """Then the connection that has waited longest is evicted, whether for a request or for its client."""
     slow_head = site.connect(HEAD)
     site.wait(5)
     slow_reader = site.connect(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", room=100)
@@ -327,8 +327,8 @@ def test_then_the_slowest(site: _Site) -> None:
 LARGE_ONE = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def test_who_has_just_come_does_not_give_way(site: _Site) -> None:
-    """A client has half a second for its first request in any case, and three quarters to take something."""
+def test_a_new_connection_is_not_evicted(site: _Site) -> None:
+    """A new connection is not evicted for 0.5 s before its first request, and for 0.75 s while it has a response."""
     site.connect()
     reader = site.connect(LARGE_ONE, room=100)
     for seconds in (0, 0.25):
@@ -342,8 +342,8 @@ def test_who_has_just_come_does_not_give_way(site: _Site) -> None:
     assert (reader.lost, reader.protocol.end_reason) == ("aborted", "evicted")
 
 
-def test_a_reader_is_known_before_it_gives_way(site: _Site) -> None:
-    """What it takes is looked at twice, with half a second between."""
+def test_a_reader_is_measured_before_it_is_evicted(site: _Site) -> None:
+    """A reader is evicted only after two measurements of its rate that are 0.5 s apart."""
     reader = site.connect(LARGE_ONE, room=100)
     site.clock.advance(0.45)
     assert not site.factory.evict()
@@ -354,8 +354,8 @@ def test_a_reader_is_known_before_it_gives_way(site: _Site) -> None:
     assert reader.lost
 
 
-def test_what_fills_a_clients_buffer_is_not_taken(site: _Site) -> None:
-    """That is done in the first moment, and not counted; without a look at that time it counts once."""
+def test_bytes_in_the_receive_buffer_do_not_count(site: _Site) -> None:
+    """Bytes that fill the client's receive buffer in the first moment do not count as read."""
     reader = site.connect(LARGE_ONE, room=100)
     reader.bytes_out = reader.pending = 1_000_000
     site.clock.advance(0.1)
@@ -369,8 +369,8 @@ def test_what_fills_a_clients_buffer_is_not_taken(site: _Site) -> None:
 
 
 @pytest.mark.parametrize("when", [0.3, 0.6, 0.74])
-def test_a_reader_that_takes_its_answer_does_not_give_way(site: _Site, when: float) -> None:
-    """Whenever it was that it took something: what it has taken until now counts, not until the last look."""
+def test_a_reader_is_measured_up_to_now(site: _Site, when: float) -> None:
+    """A reader above the lowest rate is not evicted, whenever since the last measurement it has read."""
     reader = site.connect(LARGE_ONE, room=100)
     reader.bytes_out = reader.pending = 1_000_000
     for _ in range(10):
@@ -385,8 +385,8 @@ def test_a_reader_that_takes_its_answer_does_not_give_way(site: _Site, when: flo
 
 
 @pytest.mark.parametrize("rate", [0, 100, LOWEST_RATE // 2])
-def test_a_reader_below_the_lowest_rate_gives_way(site: _Site, rate: int) -> None:
-    """A byte now and then is not enough."""
+def test_a_reader_below_the_lowest_rate_is_evicted(site: _Site, rate: int) -> None:
+    """A reader below the lowest rate is evicted, even if it reads something."""
     reader = site.connect(LARGE_ONE, room=100)
     reader.bytes_out = reader.pending = 1_000_000
     for _ in range(75):
@@ -398,8 +398,8 @@ def test_a_reader_below_the_lowest_rate_gives_way(site: _Site, rate: int) -> Non
     assert reader.lost
 
 
-def test_a_reader_that_takes_pieces_now_and_then(site: _Site) -> None:
-    """Its system acknowledges them as a whole: what counts is how much it takes, until it pauses for three seconds."""
+def test_a_reader_that_acknowledges_large_pieces(site: _Site) -> None:
+    """A reader that acknowledges large pieces at intervals is not evicted, until it pauses for 3 s."""
     reader = site.connect(LARGE_ONE, room=100)
     reader.bytes_out = reader.pending = 1_000_000
     for hundredths in range(1, 2000):
@@ -415,8 +415,8 @@ def test_a_reader_that_takes_pieces_now_and_then(site: _Site) -> None:
 
 
 @pytest.mark.parametrize("rate", [LOWEST_RATE * 2, LOWEST_RATE * 20])
-def test_a_reader_above_the_lowest_rate_does_not(site: _Site, rate: int) -> None:
-    """However often room is wanted."""
+def test_a_reader_above_the_lowest_rate_is_not_evicted(site: _Site, rate: int) -> None:
+    """A reader above the lowest rate is not evicted, however often evict() is called."""
     reader = site.connect(LARGE_ONE, room=100)
     reader.bytes_out = reader.pending = 1_000_000
     for _ in range(1000):
@@ -426,8 +426,8 @@ def test_a_reader_above_the_lowest_rate_does_not(site: _Site, rate: int) -> None
     assert not reader.lost
 
 
-def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
-    """An idle connection whose client has not taken the last response would stay for long otherwise."""
+def test_an_unread_response_is_aborted(site: _Site) -> None:
+    """An idle connection whose client has not read the last response is aborted: a close would wait for it."""
     client = site.connect(HEAD + b"\r\n")
     client.writing = True  # type: ignore[attr-defined]
     site.wait(1)
@@ -435,7 +435,7 @@ def test_a_connection_whose_answer_waits_is_cut_off(site: _Site) -> None:
     assert client.lost == "aborted"
 
 
-def test_one_that_has_been_told_all_is_closed_in_order(site: _Site) -> None:
+def test_a_closing_connection_is_closed_cleanly(site: _Site) -> None:
     """A connection that waits for its client to close is closed; the kernel still delivers its data."""
     client = site.connect(HEAD + b"Connection: close\r\n\r\n")
     assert client.write_closed
@@ -444,13 +444,13 @@ def test_one_that_has_been_told_all_is_closed_in_order(site: _Site) -> None:
     assert client.lost == "done"
 
 
-# Descriptors of files.
+# Descriptors of files
 
 FILE = b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def test_the_first_answer_finds_a_descriptor() -> None:
-    """It is counted from the accept on, until the first answer is given or its file was sent."""
+def test_the_first_response_has_a_descriptor() -> None:
+    """A descriptor is counted from the accept on, until the first response is given or its file is sent."""
     counter = _Counter(0)
     site = _Site(descriptors=counter)
     client = site.connect()
@@ -471,8 +471,8 @@ def test_the_first_answer_finds_a_descriptor() -> None:
     assert counter.open == 0
 
 
-def test_later_answers_get_one_if_there_is_one() -> None:
-    """Without one the answer is 503 and the file is closed; the connection may go on."""
+def test_later_responses_need_a_free_descriptor() -> None:
+    """Later responses need a free descriptor: without one the response is 503, and the connection stays open."""
     counter = _Counter(1)
     site = _Site(descriptors=counter)
     client = site.connect(HEAD + b"\r\n" + FILE)
@@ -485,13 +485,13 @@ def test_later_answers_get_one_if_there_is_one() -> None:
 
 
 def test_a_file_that_is_open_already_needs_no_descriptor() -> None:
-    """A connection that is sent what another one is sent gives up what was counted for it."""
+    """A file that another response has open needs no descriptor; the one reserved is released."""
     counter = _Counter(1)
     site = _Site(descriptors=counter)
     site.handler.shared = True
     clients = [site.connect(FILE, room=0) for _ in range(3)]
     assert counter.open == 1
-    # A later answer of a connection that was kept alive.
+    # A later response of a connection that was kept alive.
     other = site.connect(HEAD + b"\r\n")
     other.protocol.dataReceived(FILE)
     assert (counter.open, other.sent.count(b"HTTP/1.1 200 ")) == (1, 2)
@@ -500,8 +500,8 @@ def test_a_file_that_is_open_already_needs_no_descriptor() -> None:
     assert counter.open == 0
 
 
-def test_who_asks_for_a_file_does_not_give_way_itself() -> None:
-    """Where there is no descriptor another connection is closed for it, also if it was idle itself until now."""
+def test_the_connection_that_needs_a_descriptor_is_not_evicted() -> None:
+    """A connection that needs a descriptor has another one evicted for it, even if it was idle itself before."""
     site = _Site()
     counter = _Counter(0)
     site.factory.descriptors = counter
@@ -514,8 +514,8 @@ def test_who_asks_for_a_file_does_not_give_way_itself() -> None:
     assert first.sent.count(b"HTTP/1.1 200 ") == 2
 
 
-def test_a_file_whose_client_leaves_is_no_longer_counted() -> None:
-    """As it is closed."""
+def test_a_disconnect_releases_the_descriptor() -> None:
+    """The descriptor of a file is released when its client disconnects."""
     counter = _Counter(5)
     site = _Site(descriptors=counter)
     client = site.connect(FILE, room=0)

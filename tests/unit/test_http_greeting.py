@@ -1,4 +1,4 @@
-"""The page that greets a client by name."""
+"""HTML page that greets a client by its host name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _page(host: str | None, peer: IPv4Address | IPv6Address = V4) -> str:
 
 
 def test_a_client_is_greeted_by_its_name() -> None:
-    """Name, address and port of the client stand on the page."""
+    """The page contains the host name, address and port of the client."""
     page = _page("host.example")
     assert "<h1>Hello, host.example!</h1>" in page
     assert "<dd>192.0.2.1</dd>" in page
@@ -51,12 +51,12 @@ def test_a_client_is_greeted_by_its_name() -> None:
 
 @pytest.mark.parametrize("peer", [V4, V6])
 def test_a_client_without_a_name_is_greeted_by_its_address(peer: IPv4Address | IPv6Address) -> None:
-    """No name is no mistake."""
+    """A client without a host name is greeted by its address."""
     assert f"<h1>Hello, {peer.host}!</h1>" in _page(None, peer)
 
 
-def test_a_hostile_name_is_only_text() -> None:
-    """A name server can put no HTML into the page."""
+def test_a_hostile_name_is_escaped() -> None:
+    """A host name is escaped: a name server can't insert HTML."""
     tags: list[str] = []
 
     class Reader(HTMLParser):
@@ -69,8 +69,8 @@ def test_a_hostile_name_is_only_text() -> None:
     assert html.escape(HOSTILE) in page
 
 
-def test_a_local_client_is_greeted_too() -> None:
-    """A UNIX socket has no name to look up."""
+def test_a_local_client() -> None:
+    """A client of a UNIX socket is greeted without a lookup."""
     names = FakeResolver()
     response = GreetingPage(names).respond(_request(), LOCAL_PEER)
     assert isinstance(response, Response)
@@ -80,7 +80,7 @@ def test_a_local_client_is_greeted_too() -> None:
 
 @pytest.mark.parametrize(("target", "status"), [(b"/x", 404), (b"/favicon.ico", 404), (b"/..", 400), (b"*", 400)])
 def test_there_is_no_other_page(target: bytes, status: int) -> None:
-    """Everything but / is an error, before any name is looked up."""
+    """Every target except / is an error, before any lookup."""
     names = FakeResolver()
     with pytest.raises(HttpError) as caught:
         GreetingPage(names).respond(_request(target), V4)
@@ -89,5 +89,5 @@ def test_there_is_no_other_page(target: bytes, status: int) -> None:
 
 
 def test_a_query_is_ignored() -> None:
-    """The page is the same with one."""
+    """A query in the target is ignored."""
     assert isinstance(GreetingPage(FakeResolver()).respond(_request(b"/?a=b"), V4), Deferred)

@@ -1,4 +1,4 @@
-"""One HTTP connection: order, keep-alive, back-pressure, ends."""
+"""One HTTP connection: order of responses, keep-alive, back-pressure, close."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PIECE = b"p" * 1000
 
 
 class _Body:
-    """A body of some pieces; an exception among them is raised."""
+    """Response body of some pieces; an exception among them is raised."""
 
     def __init__(self, pieces: Sequence[bytes | OSError]) -> None:
         self._pieces = list(pieces)
@@ -36,33 +36,37 @@ class _Body:
         self.uncounted = False
 
     def count(self, budget: object) -> None:
-        """Never called."""
+        """Fail: the descriptor is counted already."""
         raise NotImplementedError
 
     def read(self) -> bytes:
-        """The next."""
+        """Return the next piece, or raise it."""
         piece = self._pieces.pop(0) if self._pieces else b""
         if isinstance(piece, OSError):
             raise piece
         return piece
 
     def close(self) -> None:
-        """Count."""
+        """Count the call."""
         self.closed += 1
 
 
 class _Handler:
-    """Answers with the target, unless the test planned something else for it."""
+    """Handler that responds with the target, or as the test has planned.
+
+    Attributes:
+        requests: the method and target of each request.
+    """
 
     def __init__(self, **planned: Any) -> None:
         self.planned = planned
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     def respond(self, request: HttpRequest, peer: IAddress) -> Any:
-        """Answer."""
+        """Record a request and respond."""
         assert peer == PEER
         name = request.target.decode().strip("/")
-        self.asked.append(f"{request.method} {name}")
+        self.requests.append(f"{request.method} {name}")
         planned = self.planned.get(name)
         if isinstance(planned, Exception):
             raise planned
@@ -70,7 +74,7 @@ class _Handler:
 
 
 class _Client:
-    """A client of one connection."""
+    """Client of one connection."""
 
     def __init__(self, room: float = float("inf"), **planned: Any) -> None:
         self.clock = Clock()
@@ -85,19 +89,19 @@ class _Client:
         self.protocol.dataReceived(data)
 
     def get(self, *names: str, method: str = "GET", fields: str = "", version: str = "1.1") -> None:
-        """Send requests, in one piece."""
+        """Send one request for each name, in one piece."""
         self.send(
             b"".join(f"{method} /{name} HTTP/{version}\r\nHost: a\r\n{fields}\r\n".encode() for name in names)
         )  # fmt: skip
 
     @property
     def statuses(self) -> list[int]:
-        """Of the answers so far."""
+        """Status codes of the responses so far."""
         return [int(each[:3]) for each in self.transport.sent.split(b"HTTP/1.1 ")[1:]]
 
     @property
     def bodies(self) -> list[str]:
-        """Of the answers so far."""
+        """Contents of the responses so far."""
         return [each.partition(b"\r\n\r\n")[2].decode() for each in self.transport.sent.split(b"HTTP/1.1 ")[1:]]
 
 
@@ -107,8 +111,8 @@ def _parsed(answer: bytes) -> tuple[str, dict[str, str], bytes]:
     return status, dict(line.split(": ", 1) for line in lines), content
 
 
-def test_an_answer_that_is_given_again_has_the_time_of_each_time() -> None:
-    """A head is reused within a second, separately for connections that stay open and that close."""
+def test_the_head_of_a_response_is_cached_for_a_second() -> None:
+    """The head of a response object is cached for one second, separately for connections that are kept and closed."""
     now = [784_111_777.5]
     factory = HttpFactory(_Handler(), Clock(), now=lambda: now[0])
     answer, other = (text_response(HTTPStatus.OK, "text/plain", text) for text in ("one", "other"))
@@ -121,8 +125,8 @@ def test_an_answer_that_is_given_again_has_the_time_of_each_time() -> None:
     assert b"Date: Sun, 06 Nov 1994 08:49:38 GMT" in factory.opening(answer, keep_alive=True)
 
 
-def test_an_answer_is_whole() -> None:
-    """Status, date, server, length, connection and content are all there."""
+def test_a_response() -> None:
+    """A response has Date, Server, Content-Type, Content-Length, Connection and its content."""
     client = _Client()
     client.get("a")
     assert _parsed(client.transport.sent) == (
@@ -138,8 +142,8 @@ def test_an_answer_is_whole() -> None:
     )
 
 
-def test_the_connection_is_kept() -> None:
-    """Request after request is answered, and nothing closes."""
+def test_the_connection_is_kept_alive() -> None:
+    """A connection is kept alive over several requests."""
     client = _Client()
     for name in "abc":
         client.get(name)
@@ -148,11 +152,11 @@ def test_the_connection_is_kept() -> None:
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
-    """A slow answer holds back those behind it, which are asked for one at a time."""
+    """Responses are in the order of the requests; the handler is called for one request at a time."""
     slow: Deferred[Response] = Deferred()
     client = _Client(a=slow)
     client.get("a", "b", "c")
-    assert client.handler.asked == ["GET a"]
+    assert client.handler.requests == ["GET a"]
     assert not client.transport.reading
     slow.callback(text_response(HTTPStatus.OK, "text/plain", "slow"))
     assert client.bodies == ["slow", "[b]", "[c]"]
@@ -160,14 +164,14 @@ def test_pipelined_requests_are_answered_in_order() -> None:
 
 
 def test_thousands_of_pipelined_requests_are_all_answered() -> None:
-    """Neither the stack nor the order gives way."""
+    """Thousands of pipelined requests are answered in order, without recursion."""
     client = _Client()
     client.get(*map(str, range(3000)))
     assert client.bodies == [f"[{number}]" for number in range(3000)]
 
 
 def test_a_request_may_come_in_single_bytes() -> None:
-    """However slowly it comes, it is answered once."""
+    """A request that arrives byte by byte is answered once."""
     client = _Client()
     for byte in b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n":
         assert not client.transport.sent
@@ -176,7 +180,7 @@ def test_a_request_may_come_in_single_bytes() -> None:
 
 
 def test_head_has_the_length_and_no_content() -> None:
-    """The answer to HEAD is that to GET without its content; a body is closed unread."""
+    """A response to HEAD has the Content-Length of GET and no content; the body is closed unread."""
     body = _Body([PIECE])
     client = _Client(b=Response(HTTPStatus.OK, {"Content-Length": "1000"}, body=body))
     client.get("a", "b", method="HEAD")
@@ -193,27 +197,27 @@ def test_other_methods_are_not_allowed(method: str) -> None:
     client.get("a", method=method, fields="Content-Length: 0\r\n")
     status, fields, _ = _parsed(client.transport.sent)
     assert (status, fields["Allow"]) == ("HTTP/1.1 405 Method Not Allowed", "GET, HEAD")
-    assert client.handler.asked == []
+    assert client.handler.requests == []
     client.get("b")
     assert client.statuses == [405, 200]
 
 
 @pytest.mark.parametrize(("fields", "version"), [("Connection: close\r\n", "1.1"), ("", "1.0")])
-def test_a_client_that_wants_one_answer_gets_one(fields: str, version: str) -> None:
+def test_a_request_that_closes_the_connection(fields: str, version: str) -> None:
     """The response announces the close, and requests after it are not answered."""
     client = _Client()
     client.get("a", fields=fields, version=version)
     assert _parsed(client.transport.sent)[1]["Connection"] == "close"
     assert client.transport.write_closed
     client.get("b")
-    assert client.handler.asked == ["GET a"]
+    assert client.handler.requests == ["GET a"]
     client.protocol.readConnectionLost()
     assert client.transport.lost == "done"
     client.clock.advance(CHECK_SECONDS)
     assert not client.clock.getDelayedCalls()
 
 
-def test_an_old_client_may_keep_the_connection() -> None:
+def test_http_1_0_with_keep_alive() -> None:
     """HTTP/1.0 with keep-alive keeps the connection, and the response announces that."""
     client = _Client()
     for name in "ab":
@@ -222,16 +226,16 @@ def test_an_old_client_may_keep_the_connection() -> None:
     assert client.transport.sent.count(b"Connection: keep-alive") == 2
 
 
-def test_a_client_that_never_closes_is_cut_off() -> None:
-    """Once the last answer is with the kernel there is a bounded wait, then a plain close."""
+def test_a_client_that_does_not_close() -> None:
+    """After the last response is sent, a client that does not close is disconnected after LINGER_SECONDS."""
     client = _Client()
     client.get("a", fields="Connection: close\r\n")
     client.clock.advance(LINGER_SECONDS)
     assert client.transport.lost == "done"
 
 
-def test_a_slow_client_gets_its_whole_answer() -> None:
-    """While the client has not taken the last answer, the wait for its end has not begun."""
+def test_a_slow_client_receives_its_whole_response() -> None:
+    """The time to close does not begin before the client has read the last response."""
     client = _Client(room=0)
     client.get("a", fields="Connection: close\r\n")
     client.clock.advance(LINGER_SECONDS * 20)
@@ -253,8 +257,8 @@ def test_a_slow_client_gets_its_whole_answer() -> None:
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
     ],
 )
-def test_what_is_no_request_ends_the_connection(data: bytes, status: int) -> None:
-    """The response has content, the write side is closed, and the rest is dropped for a while."""
+def test_a_malformed_request_closes_the_connection(data: bytes, status: int) -> None:
+    """A malformed request is answered by an error, the write side is shut down, and later input is discarded."""
     client = _Client()
     client.get("a")
     client.send(data)
@@ -263,19 +267,19 @@ def test_what_is_no_request_ends_the_connection(data: bytes, status: int) -> Non
     assert client.transport.write_closed
     assert not client.transport.lost
     client.get("b")
-    assert client.handler.asked == ["GET a"]
+    assert client.handler.requests == ["GET a"]
     assert client.clock.getDelayedCalls()
 
 
 def test_good_requests_before_a_bad_one_are_answered() -> None:
-    """A mistake does not swallow what came before it in the same bytes."""
+    """Requests before a malformed one in the same piece are answered."""
     client = _Client()
     client.send(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HTTP/1.1\r\nHost: a\r\n\r\nnonsense\r\n\r\n")
     assert client.statuses == [200, 200, 400]
 
 
-def test_a_handler_refuses_by_an_http_error() -> None:
-    """Its status is the answer, and the connection goes on."""
+def test_an_http_error_of_the_handler() -> None:
+    """An HttpError of the handler is the response, and the connection stays open."""
     client = _Client(a=HttpError(HTTPStatus.NOT_FOUND))
     with LogCatcher() as log:
         client.get("a", "b")
@@ -285,19 +289,19 @@ def test_a_handler_refuses_by_an_http_error() -> None:
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_a_handlers_mistake_is_500_and_logged(later: bool) -> None:
-    """The client learns nothing of it but that, the log all, and the connection goes on."""
-    mistake = ZeroDivisionError("secret")
-    client = _Client(a=fail(mistake) if later else mistake)
+def test_an_exception_of_the_handler(later: bool) -> None:
+    """Any other exception of the handler is logged and answered by 500; the connection stays open."""
+    error = ZeroDivisionError("secret")
+    client = _Client(a=fail(error) if later else error)
     with LogCatcher() as log:
         client.get("a", "b")
     assert client.statuses == [500, 200]
     assert b"secret" not in client.transport.sent
-    assert [failure.value for failure in log.failures] == [mistake]
+    assert [failure.value for failure in log.failures] == [error]
 
 
-def test_a_handler_may_refuse_later() -> None:
-    """A Deferred that fails by an HttpError is an answer as well, no mistake."""
+def test_a_deferred_http_error() -> None:
+    """A Deferred that fails with an HttpError is answered by its status, and not logged."""
     client = _Client(a=fail(HttpError(HTTPStatus.NOT_FOUND)))
     with LogCatcher() as log:
         client.get("a")
@@ -305,8 +309,8 @@ def test_a_handler_may_refuse_later() -> None:
     assert not log.failures
 
 
-def test_a_client_that_goes_while_its_answer_is_made() -> None:
-    """The late answer is thrown away and its body closed, whether it comes or fails."""
+def test_a_client_that_disconnects_before_its_response() -> None:
+    """If the client has disconnected, a late response is dropped and its body closed; so is a late failure."""
     for answer in (Response(HTTPStatus.OK, body=_Body([PIECE])), Failure(ZeroDivisionError())):
         slow: Deferred[Response] = Deferred()
         client = _Client(a=slow)
@@ -321,7 +325,7 @@ def test_a_client_that_goes_while_its_answer_is_made() -> None:
 
 
 def test_a_body_is_sent_piece_by_piece() -> None:
-    """Head, content and pieces come in order, then the next answer."""
+    """Head, content and pieces of the body are sent in order, before the next response."""
     body = _Body([b"two", b"three"])
     client = _Client(a=Response(HTTPStatus.OK, {}, b"one", body))
     client.get("a", "b")
@@ -329,14 +333,14 @@ def test_a_body_is_sent_piece_by_piece() -> None:
     assert body.closed == 1
 
 
-def test_a_client_that_does_not_read_costs_one_piece() -> None:
-    """While the transport has enough, no piece is read, no request answered, and nothing more read from the client."""
+def test_a_client_that_does_not_read_pauses_the_body() -> None:
+    """While the transport is paused no piece is read, no request is answered, and nothing is read from the client."""
     body = _Body([PIECE] * 10)
     client = _Client(room=1500, a=Response(HTTPStatus.OK, {}, body=body))
     client.get("a", "b")
     assert client.transport.pending <= 1500 + len(PIECE)
     assert not client.transport.reading
-    assert client.handler.asked == ["GET a"]
+    assert client.handler.requests == ["GET a"]
     sent = len(client.transport.sent)
     client.get("c")
     assert len(client.transport.sent) == sent
@@ -347,19 +351,19 @@ def test_a_client_that_does_not_read_costs_one_piece() -> None:
     assert client.transport.reading
 
 
-def test_answers_without_a_reader_hold_back_requests() -> None:
-    """A client that sends requests and reads no answers is not read from after the buffer is full."""
+def test_unread_responses_pause_the_client() -> None:
+    """A client that sends requests and reads no responses is not read from once the write buffer is full."""
     client = _Client(room=1000)
     client.get(*map(str, range(500)))
-    assert len(client.handler.asked) < 20
+    assert len(client.handler.requests) < 20
     assert not client.transport.reading
     for _ in range(500):
         client.transport.drain()
     assert client.bodies == [f"[{number}]" for number in range(500)]
 
 
-def test_a_body_that_cannot_be_had_aborts() -> None:
-    """The client sees that the answer is short; nothing follows it."""
+def test_a_body_that_can_not_be_read() -> None:
+    """A body that can't be read aborts the connection, so that the client sees the response is incomplete."""
     body = _Body([b"one", OSError(errno.EIO, "gone")])
     client = _Client(a=Response(HTTPStatus.OK, {"Content-Length": "6"}, body=body))
     with LogCatcher() as log:
@@ -370,8 +374,8 @@ def test_a_body_that_cannot_be_had_aborts() -> None:
     assert any("gone" in str(event.get("error")) for event in log.events)
 
 
-def test_a_body_is_closed_when_its_client_goes() -> None:
-    """Half sent, it is given back once."""
+def test_a_disconnect_closes_the_body() -> None:
+    """The body of a response is closed once when its client disconnects."""
     body = _Body([PIECE] * 10)
     client = _Client(room=10, a=Response(HTTPStatus.OK, {}, body=body))
     client.get("a")
@@ -380,8 +384,8 @@ def test_a_body_is_closed_when_its_client_goes() -> None:
     assert body.closed == 1
 
 
-def test_a_half_closed_client_gets_its_answers() -> None:
-    """All that was asked before the FIN is answered, slowly if need be, then the connection closes."""
+def test_a_half_closed_client_receives_its_responses() -> None:
+    """A client that has half-closed receives all responses before the connection is closed."""
     slow: Deferred[Response] = Deferred()
     client = _Client(a=slow)
     client.get("a", "b")
@@ -394,15 +398,15 @@ def test_a_half_closed_client_gets_its_answers() -> None:
     assert not client.clock.getDelayedCalls()
 
 
-def test_a_half_closed_client_that_asked_nothing() -> None:
-    """There is nothing to wait for."""
+def test_a_half_closed_client_without_a_request() -> None:
+    """A client that half-closes without a request is disconnected at once."""
     client = _Client()
     client.protocol.readConnectionLost()
     assert client.transport.lost == "done"
 
 
 def test_draining_closes_an_idle_connection() -> None:
-    """Nothing is owed to a client that asks nothing."""
+    """drain() closes an idle connection at once."""
     client = _Client()
     client.get("a")
     client.protocol.drain()
@@ -411,8 +415,8 @@ def test_draining_closes_an_idle_connection() -> None:
     assert client.transport.lost == "done"
 
 
-def test_draining_lets_the_last_answer_through() -> None:
-    """The requests that were read are answered; the last response announces the close."""
+def test_draining_completes_the_responses() -> None:
+    """drain() answers the requests that were read; the last response announces the close."""
     slow: Deferred[Response] = Deferred()
     client = _Client(a=slow)
     client.get("a", "b")
@@ -424,8 +428,8 @@ def test_draining_lets_the_last_answer_through() -> None:
     assert client.transport.write_closed
 
 
-def test_without_a_listener_the_next_answer_is_the_last() -> None:
-    """A client that comes back could not reach this service; a connection without a request stays open."""
+def test_without_a_listener_the_next_response_is_the_last() -> None:
+    """Without a listener the next response announces the close, as a new connection would fail; idle ones stay open."""
     client = _Client()
     client.get("a")
     client.protocol.factory.doStart()

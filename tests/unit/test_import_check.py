@@ -1,4 +1,4 @@
-"""Whether Python handlers can be imported."""
+"""Check of whether Python handlers and factories can be imported."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ MODULES = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A directory with all the modules."""
+    """Return a directory with all the modules."""
     for name, text in MODULES.items():
         (tmp_path / f"{name}.py").write_text(text)
     return tmp_path
 
 
 def test_each_import_has_its_reason(folder: Path) -> None:
-    """Whatever a module does, the others are checked, and the reason names what it did."""
+    """Each import has its own reason for failure; no module keeps the others from being checked."""
     path = (str(folder),)
     names = [
         "tried_exits:f", "tried_good:Outer", "tried_dies:f", "tried_good:Outer.inner", "tried_is_killed:f",
@@ -61,33 +61,33 @@ def test_each_import_has_its_reason(folder: Path) -> None:
     ]
 
 
-def test_an_import_has_so_much_time(folder: Path) -> None:
-    """An import that never ends is killed, and does not keep others from being checked."""
+def test_an_import_has_a_timeout(folder: Path) -> None:
+    """An import that exceeds its time is killed and reported; the others are checked."""
     began = time.monotonic()
     path = (str(folder),)
-    trials = [ImportCheck("tried_hangs:f", path, seconds=0.5), ImportCheck("tried_good:Outer", path)]
-    assert check_imports(trials) == ["its import takes longer than start_timeout=0.5s", ""]
-    # A daemon waits for none: what is not known by then is told by the launcher.
-    assert check_imports([trials[0]._replace(seconds=60.0), ImportCheck("tried_raises:f", path)], 2.0) == [
+    checks = [ImportCheck("tried_hangs:f", path, seconds=0.5), ImportCheck("tried_good:Outer", path)]
+    assert check_imports(checks) == ["its import takes longer than start_timeout=0.5s", ""]
+    # With a limit for all imports, one that is not finished by then is left to the launcher.
+    assert check_imports([checks[0]._replace(seconds=60.0), ImportCheck("tried_raises:f", path)], 2.0) == [
         "", "ZeroDivisionError: division by zero",
     ]  # fmt: skip
     assert time.monotonic() - began < 30
 
 
-def test_nothing_to_try_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No interpreter is started for it."""
+def test_without_imports_no_interpreter_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without imports no interpreter is started."""
     monkeypatch.setattr(sys, "executable", "/nowhere")
     assert check_imports([]) == []
 
 
-def test_modules_are_found_as_this_process_finds_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a path of their own they come from sys.path."""
+def test_modules_are_found_in_sys_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a path of their own modules are found in sys.path."""
     monkeypatch.syspath_prepend(str(folder))
     assert check_imports([ImportCheck("tried_good:Outer")]) == [""]
 
 
 def test_a_handler_is_imported_as_its_user(folder: Path) -> None:
-    """Root becomes the user first: what that one can't read can't be imported."""
+    """Root tries an import as the handler's user: what that user can't read can't be imported."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     folder.chmod(0o700)
@@ -98,8 +98,8 @@ def test_a_handler_is_imported_as_its_user(folder: Path) -> None:
     assert reasons == ["ModuleNotFoundError: No module named 'tried_good'", ""]
 
 
-def test_a_reference_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the object, or an ImportError with the reason; a module that exits ends nothing."""
+def test_import_object(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """import_object() returns the object or raises an ImportError with the reason, also for a module that exits."""
     monkeypatch.syspath_prepend(str(folder))
     assert import_object("os.path:join") is os.path.join
     assert import_object("os:path.join") is os.path.join
@@ -112,8 +112,8 @@ def test_a_reference_is_resolved(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         assert str(caught.value) == reason
 
 
-def test_what_can_be_served_as_a_factory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Factory, a class of factories, or a callable that may return one; others have a reason."""
+def test_factories(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cannot_serve() accepts a Factory, a class of factories, or a callable."""
     (folder / "tried_factory.py").write_text(
         "from twisted.internet.protocol import Factory, Protocol\n"
         "instance = Factory.forProtocol(Protocol)\nmake = lambda options: instance\nnumber = 5\n"
@@ -130,8 +130,8 @@ def test_what_can_be_served_as_a_factory(folder: Path, monkeypatch: pytest.Monke
     ]
 
 
-def test_a_check_calls_what_makes_factories(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What returns no Factory, raises, ends the interpreter or is only run later can't be served."""
+def test_a_thorough_check_calls_the_factory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thorough check calls the callable: it must return a Factory, not raise, exit or be async."""
     (folder / "tried_maker.py").write_text(
         "import os\nfrom twisted.internet.protocol import Factory, Protocol\n"
         "instance = Factory.forProtocol(Protocol)\n"
@@ -156,8 +156,8 @@ def test_a_check_calls_what_makes_factories(folder: Path, monkeypatch: pytest.Mo
     ]
 
 
-def test_functions_that_no_model_runs(folder: Path) -> None:
-    """An async function or a generator does nothing when it is called, nor does a handler with such a method."""
+def test_async_functions_and_generators(folder: Path) -> None:
+    """Async functions and generators, and handlers with such methods, can't be handlers."""
     (folder / "tried_lazy.py").write_text(
         "import functools\nfrom socketserver import BaseRequestHandler\n"
         "async def late(s, a): ...\n"
@@ -183,8 +183,8 @@ def test_functions_that_no_model_runs(folder: Path) -> None:
     ]
 
 
-def test_a_check_sees_with_the_eyes_of_who_serves(folder: Path) -> None:
-    """Handlers without user= are tried as the user that will run them: what only root can read can't be used."""
+def test_a_check_for_another_user(folder: Path) -> None:
+    """With a user, handlers without user= are checked as that user: files that only root can read can't be used."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     (folder / "tried_good.py").chmod(0o600)

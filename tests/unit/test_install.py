@@ -1,4 +1,4 @@
-"""Files put in their places, remembered and taken back; the commands that do it; completion of shells."""
+"""Installation and removal of files, the commands for it, and shell completion."""
 
 from __future__ import annotations
 
@@ -23,159 +23,163 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class _House:
-    """A folder that is furnished, from one version to the next."""
+class _Installation:
+    """Directory in which files are installed, with one FileInstaller per command.
+
+    Attributes:
+        log: the actions that the last installer has reported.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.said: list[str] = []
+        self.log: list[str] = []
 
-    def placer(self, *, dry: bool = False) -> FileInstaller:
-        """As a new process has it."""
-        self.said.clear()
+    def installer(self, *, dry: bool = False) -> FileInstaller:
+        """Return a FileInstaller as a new process has it."""
+        self.log.clear()
 
         def say(verb: str, path: Path) -> None:
-            self.said.append(f"{verb} {path.relative_to(self.folder)}")
+            self.log.append(f"{verb} {path.relative_to(self.folder)}")
 
         return FileInstaller(self.folder / "share/manifest", say, dry=dry)
 
-    def place(self, *, dry: bool = False, spare: bool = False, **texts: str) -> None:
-        """Install files of these names in the folder `a`."""
-        self.placer(dry=dry).place(
+    def install(self, *, dry: bool = False, spare: bool = False, **texts: str) -> None:
+        """Install files with these names in the directory `a`."""
+        self.installer(dry=dry).place(
             [InstalledFile(self.folder / "a" / name, text, spare=spare) for name, text in texts.items()]
         )
 
-    def take_back(self) -> None:
-        """Remove them."""
-        self.placer().take_back()
+    def remove(self) -> None:
+        """Remove the installed files."""
+        self.installer().take_back()
 
     def files(self) -> dict[str, str]:
-        """What there is, but for the manifest."""
+        """Return path and content of all files except the manifest."""
         found = sorted(path for path in (self.folder).rglob("*") if path.is_file() and path.name != "manifest")
         return {str(path.relative_to(self.folder)): path.read_text() for path in found}
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> _House:
-    """An empty one."""
-    return _House(tmp_path)
+def installation(tmp_path: Path) -> _Installation:
+    """Return an empty directory."""
+    return _Installation(tmp_path)
 
 
-def test_what_is_written_is_taken_back(house: _House) -> None:
-    """Files and the folders that were made for them, whatever the umask is; nothing is left."""
+def test_installed_files_are_removed(installation: _Installation) -> None:
+    """Files and their directories are installed with fixed modes, whatever the umask, and all are removed."""
     before = os.umask(0o077)
     try:
-        house.place(one="1", two="2")
+        installation.install(one="1", two="2")
     finally:
         os.umask(before)
-    assert house.said == ["write a/one", "write a/two"]
-    assert house.files() == {"a/one": "1", "a/two": "2"}
-    assert stat.S_IMODE((house.folder / "a/one").stat().st_mode) == 0o644
-    assert stat.S_IMODE((house.folder / "a").stat().st_mode) == 0o755
-    house.take_back()
-    assert not list(house.folder.iterdir())
-    assert not house.placer()
+    assert installation.log == ["write a/one", "write a/two"]
+    assert installation.files() == {"a/one": "1", "a/two": "2"}
+    assert stat.S_IMODE((installation.folder / "a/one").stat().st_mode) == 0o644
+    assert stat.S_IMODE((installation.folder / "a").stat().st_mode) == 0o755
+    installation.remove()
+    assert not list(installation.folder.iterdir())
+    assert not installation.installer()
 
 
-def test_the_same_again_changes_nothing(house: _House) -> None:
-    """Nothing is written twice."""
-    house.place(one="1")
-    inode = (house.folder / "a/one").stat().st_ino
-    house.place(one="1")
-    assert house.said == ["unchanged a/one"]
-    assert (house.folder / "a/one").stat().st_ino == inode
+def test_a_second_installation_changes_nothing(installation: _Installation) -> None:
+    """A second installation of the same files changes nothing."""
+    installation.install(one="1")
+    inode = (installation.folder / "a/one").stat().st_ino
+    installation.install(one="1")
+    assert installation.log == ["unchanged a/one"]
+    assert (installation.folder / "a/one").stat().st_ino == inode
 
 
-def test_a_new_version_takes_the_place_of_an_unedited_file(house: _House) -> None:
-    """And what is no part of it any more goes."""
-    house.place(one="1", two="2")
-    house.place(one="1.1")
-    assert house.said == ["update a/one", "remove a/two"]
-    assert house.files() == {"a/one": "1.1"}
+def test_a_new_version_replaces_unedited_files(installation: _Installation) -> None:
+    """A new version replaces unedited files, and removes those that are no longer part of it."""
+    installation.install(one="1", two="2")
+    installation.install(one="1.1")
+    assert installation.log == ["update a/one", "remove a/two"]
+    assert installation.files() == {"a/one": "1.1"}
 
 
-def test_an_edited_file_is_never_overwritten(house: _House) -> None:
-    """The new version is written beside it, once; while there is none, nothing is."""
-    edited = house.folder / "a/one"
-    house.place(one="1")
+def test_an_edited_file_is_never_overwritten(installation: _Installation) -> None:
+    """An edited file is kept, and a new version is written beside it, once."""
+    edited = installation.folder / "a/one"
+    installation.install(one="1")
     edited.write_text("mine")
-    house.place(one="1")
-    assert house.said == ["keep, it was edited: a/one"]
-    house.place(one="2")
-    assert house.said == ["keep, it was edited: a/one", "write the new version: a/one.new"]
-    assert house.files() == {"a/one": "mine", "a/one.new": "2"}
-    house.place(one="2")
-    assert house.said == ["keep, it was edited: a/one"]
-    house.take_back()
-    assert house.said[:2] == ["keep, it was edited: a/one", "remove a/one.new"]
-    assert house.files() == {"a/one": "mine"}
+    installation.install(one="1")
+    assert installation.log == ["keep, it was edited: a/one"]
+    installation.install(one="2")
+    assert installation.log == ["keep, it was edited: a/one", "write the new version: a/one.new"]
+    assert installation.files() == {"a/one": "mine", "a/one.new": "2"}
+    installation.install(one="2")
+    assert installation.log == ["keep, it was edited: a/one"]
+    installation.remove()
+    assert installation.log[:2] == ["keep, it was edited: a/one", "remove a/one.new"]
+    assert installation.files() == {"a/one": "mine"}
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_file_that_was_there_before_is_not_ours(house: _House, link: bool) -> None:
-    """It is neither overwritten nor removed, be it a link, or the very same text."""
-    (house.folder / "a").mkdir()
-    foreign, elsewhere = house.folder / "a/one", house.folder / "elsewhere"
+def test_a_file_that_was_there_before_is_kept(installation: _Installation, link: bool) -> None:
+    """A file that was there before is neither overwritten nor removed, even a link or a file with the same content."""
+    (installation.folder / "a").mkdir()
+    foreign, elsewhere = installation.folder / "a/one", installation.folder / "elsewhere"
     elsewhere.write_text("theirs")
     if link:
         foreign.symlink_to(elsewhere)
     else:
         foreign.write_text("theirs")
-    house.place(one="ours")
-    assert house.said == ["keep, it is not ours: a/one", "write the new version: a/one.new"]
-    house.take_back()
+    installation.install(one="ours")
+    assert installation.log == ["keep, it is not ours: a/one", "write the new version: a/one.new"]
+    installation.remove()
     assert foreign.read_text() == elsewhere.read_text() == "theirs"
     assert foreign.is_symlink() is link
-    house.place(one="theirs")
-    house.take_back()
+    installation.install(one="theirs")
+    installation.remove()
     assert foreign.read_text() == "theirs"
-    house.place(one="ours", spare=True)
-    assert house.said == ["skip, another one is there: a/one"]
-    assert not (house.folder / "a/one.new").exists()
+    installation.install(one="ours", spare=True)
+    assert installation.log == ["skip, another one is there: a/one"]
+    assert not (installation.folder / "a/one.new").exists()
 
 
-def test_a_file_that_was_removed_is_written_again(house: _House) -> None:
-    """And taking back does not mind that one is gone."""
-    house.place(one="1", two="2")
-    (house.folder / "a/one").unlink()
-    house.place(one="1", two="2")
-    assert house.said == ["write a/one", "unchanged a/two"]
-    (house.folder / "a/one").unlink()
-    house.take_back()
-    assert house.said[0] == "remove a/two"
-    assert not list(house.folder.iterdir())
+def test_a_file_that_was_removed_is_written_again(installation: _Installation) -> None:
+    """A file that was removed is written again; removal ignores missing files."""
+    installation.install(one="1", two="2")
+    (installation.folder / "a/one").unlink()
+    installation.install(one="1", two="2")
+    assert installation.log == ["write a/one", "unchanged a/two"]
+    (installation.folder / "a/one").unlink()
+    installation.remove()
+    assert installation.log[0] == "remove a/two"
+    assert not list(installation.folder.iterdir())
 
 
-def test_a_dry_run_does_nothing(house: _House) -> None:
-    """It says the same."""
-    house.place(one="1", dry=True)
-    assert house.said == ["write a/one"]
-    assert not list(house.folder.iterdir())
-    house.place(one="1")
-    placer = house.placer(dry=True)
-    placer.take_back()
-    assert house.said == ["remove a/one"]
-    assert house.files() == {"a/one": "1"}
+def test_a_dry_run_changes_nothing(installation: _Installation) -> None:
+    """A dry run reports the same actions and changes nothing."""
+    installation.install(one="1", dry=True)
+    assert installation.log == ["write a/one"]
+    assert not list(installation.folder.iterdir())
+    installation.install(one="1")
+    installer = installation.installer(dry=True)
+    installer.take_back()
+    assert installation.log == ["remove a/one"]
+    assert installation.files() == {"a/one": "1"}
 
 
-def test_what_was_written_before_a_failure_is_remembered(house: _House) -> None:
-    """So that it can be taken back; no half of a file is left."""
+def test_a_failure_leaves_a_complete_manifest(installation: _Installation) -> None:
+    """Files written before a failure are in the manifest, so that they can be removed; no partial file is left."""
     with pytest.raises(OSError):
-        house.placer().place(
+        installation.installer().place(
             [
-                InstalledFile(house.folder / "one", "1"),
-                InstalledFile(house.folder / "one/two", "2"),
-                InstalledFile(house.folder / "x", ""),
+                InstalledFile(installation.folder / "one", "1"),
+                InstalledFile(installation.folder / "one/two", "2"),
+                InstalledFile(installation.folder / "x", ""),
             ]
         )
-    assert house.files() == {"one": "1"}
-    house.take_back()
-    assert not list(house.folder.iterdir())
+    assert installation.files() == {"one": "1"}
+    installation.remove()
+    assert not list(installation.folder.iterdir())
 
 
 @pytest.fixture
 def parser() -> argparse.ArgumentParser:
-    """One with everything that completion knows."""
+    """Return a parser with everything that the completion supports."""
     made = argparse.ArgumentParser("tool")
     made.add_argument("--control", metavar="PATH", help="a [socket]: where's it")
     commands = made.add_subparsers()
@@ -206,7 +210,7 @@ def parser() -> argparse.ArgumentParser:
     ],
 )
 def test_bash_completes(parser: argparse.ArgumentParser, tmp_path: Path, words: list[str], completed: set[str]) -> None:
-    """Commands, options, and values, whatever blanks are in them."""
+    """bash completes commands, options and values, also those with blanks."""
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("no bash here")
@@ -217,8 +221,8 @@ def test_bash_completes(parser: argparse.ArgumentParser, tmp_path: Path, words: 
     assert set(done.stdout.splitlines()) == completed, done.stderr
 
 
-def test_zsh_gets_specifications(parser: argparse.ArgumentParser) -> None:
-    """As _arguments reads them, with what means something to it escaped."""
+def test_the_specifications_for_zsh(parser: argparse.ArgumentParser) -> None:
+    """zsh completion has specifications for _arguments, with special characters escaped."""
     made = zsh(parser)
     assert made.startswith("#compdef tool\n")
     assert "'(--control)--control=[a \\[socket\\]\\: where'\"'\"'s it]:PATH:_files'" in made
@@ -237,27 +241,27 @@ def test_zsh_gets_specifications(parser: argparse.ArgumentParser) -> None:
 def run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., list[str]]:
-    """Runs svcctl for a prefix, in an environment that a daemon could run from; the lines of its output."""
+    """Return a function that runs svcctl with a temporary prefix and returns the lines of its output."""
     monkeypatch.setattr(svcd.cli.install_files, "why_not", lambda _place, _python: "")
 
     def run_it(*words: str, status: int = 0) -> list[str]:
         assert main([*words, "--prefix", str(tmp_path / "p")]) == status
-        said = capsys.readouterr()
-        return (said.out + said.err).splitlines()
+        output = capsys.readouterr()
+        return (output.out + output.err).splitlines()
 
     return run_it
 
 
 def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    """Everything is written with the paths of this environment; nothing is left, but what was edited."""
+    """install writes all files with the paths of this environment; uninstall removes them except edited ones."""
     prefix = tmp_path / "p"
     assert any("would write" in line for line in run("install", "--dry-run"))
     assert not prefix.exists()
-    said = run("install")
+    output = run("install")
     unit = (prefix / "lib/systemd/system/svcd.service").read_text()
     assert f"svcd --services {prefix}/etc/svcd/services --control" in unit
     assert "/opt/svcd" not in unit
-    assert said[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
+    assert output[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
     assert os.access(prefix / "bin/svcctl", os.X_OK)
     for name in (
         "share/man/man1/svcctl.1",
@@ -274,8 +278,8 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     assert "nothing is installed" in run("uninstall")[0]
 
 
-def test_install_where_nothing_can_be_written(run: Callable[..., list[str]], tmp_path: Path) -> None:
-    """It says which file and why, and exits by EX_CANTCREAT."""
+def test_install_into_a_prefix_that_can_not_be_written(run: Callable[..., list[str]], tmp_path: Path) -> None:
+    """A file that can't be written is reported with the reason, and the status is EX_CANTCREAT."""
     (tmp_path / "p").write_text("a file")
     assert "Not a directory" in run("install", status=73)[-1] or "File exists" in run("install", status=73)[-1]
 
@@ -283,7 +287,7 @@ def test_install_where_nothing_can_be_written(run: Callable[..., list[str]], tmp
 def test_install_without_permission(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says what to do, and exits by EX_NOPERM."""
+    """Without permission the message proposes root, and the status is EX_NOPERM."""
 
     def mkdir(path: Path, *_arguments: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -297,12 +301,12 @@ def test_install_without_permission(
 def test_an_environment_that_the_daemon_cannot_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """For the machine's own prefix it is an error, with what to do, and nothing is written."""
+    """An environment that the daemon can't use is an error for a system prefix, and a warning for others."""
     monkeypatch.setattr(svcd.cli.install_files, "why_not", lambda _place, _python: "it lies below /home")
     assert main(["install", "--prefix=/usr/local", "--dry-run"]) == 69
-    said = capsys.readouterr()
-    assert "it lies below /home; install svcd into an environment of its own" in said.err
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert "it lies below /home; install svcd into an environment of its own" in output.err
+    assert output.out == ""
     assert main(["install", "--dry-run", "--prefix", str(tmp_path)]) == 0
     assert "warning: " in capsys.readouterr().err
 
@@ -324,8 +328,10 @@ def _environment(folder: Path, script: str) -> InstallPath:
         ("exit 3", "with 3"),
     ],
 )
-def test_the_environment_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str) -> None:
-    """Without this shell's variables, as the unit will start it."""
+def test_twistd_of_the_environment_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    """twistd of the environment is run without this shell's variables, as by the unit."""
     monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
     monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     found = why_not(_environment(tmp_path, script), Path("/usr/bin/python3"))
@@ -333,23 +339,23 @@ def test_the_environment_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_folders_that_the_daemon_cannot_enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that the unit hides, and those that are closed to its user."""
-    place = _environment(tmp_path, "exit 0")
+    """Directories that the unit hides, or that its user may not enter, are reported."""
+    path = _environment(tmp_path, "exit 0")
     monkeypatch.setattr("svcd.cli.install_files._HIDDEN", (tmp_path,))
-    assert f"lies below {tmp_path}" in why_not(place, Path("/usr/bin/python3"))
+    assert f"lies below {tmp_path}" in why_not(path, Path("/usr/bin/python3"))
     monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
     (tmp_path / "env").chmod(0o700)
-    assert f"may not enter {tmp_path / 'env'}" in why_not(place, Path("/usr/bin/python3"))
+    assert f"may not enter {tmp_path / 'env'}" in why_not(path, Path("/usr/bin/python3"))
     missing = InstallPath(Path("/usr/local"), Path("/nowhere/bin"))
     monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     assert "/nowhere/bin/twistd does not start" in why_not(missing, Path("/usr/bin/python3"))
 
 
 def test_unusual_paths_are_quoted(tmp_path: Path, parser: argparse.ArgumentParser) -> None:
-    """As systemd and the shell read them."""
-    place = InstallPath(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
-    texts = {str(each.path.relative_to(place.prefix)): each.text for each in files_of(place, parser)}
-    services = str(place.services).replace("%", "%%")
+    """Paths with special characters are quoted for systemd and for the shell."""
+    path = InstallPath(tmp_path / "a b%c", Path("/opt/my svcd's/bin"))
+    texts = {str(each.path.relative_to(path.prefix)): each.text for each in files_of(path, parser)}
+    services = str(path.services).replace("%", "%%")
     start = f'"/opt/my svcd\'s/bin/twistd" --nodaemon --pidfile= svcd --services "{services}" --control /run'
     assert f"ExecStart={start}" in texts["lib/systemd/system/svcd.service"]
     assert texts["bin/svcctl"] == "#!/bin/sh\nexec '/opt/my svcd'\\''s/bin/svcctl' \"$@\"\n"
@@ -357,10 +363,10 @@ def test_unusual_paths_are_quoted(tmp_path: Path, parser: argparse.ArgumentParse
 
 
 @pytest.mark.parametrize("fails", ["", "systemctl"])
-def test_the_machines_systemd_is_told(
+def test_systemd_is_reloaded(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ) -> None:
-    """Users and folders are made, units are read again, the service is stopped before its unit goes; or it fails."""
+    """install creates users and directories and reloads systemd; uninstall stops the service before the removal."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path)
     monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
     monkeypatch.setattr(InstallPath, "services", tmp_path / "p/etc/svcd/services")
@@ -371,10 +377,10 @@ def test_the_machines_systemd_is_told(
         (tools / name).write_text(f'#!/bin/sh\necho {name} "$@" >> {log}\n' + ("exit 1\n" if name == fails else ""))
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    said = run("install", status=69 if fails else 0)
-    assert f"run systemd-sysusers {tmp_path}/p/lib/sysusers.d/svcd.conf" in said
-    assert (said[-1] == "svcctl: systemctl daemon-reload failed") is bool(fails)
-    said = run("uninstall", status=69 if fails else 0)
+    output = run("install", status=69 if fails else 0)
+    assert f"run systemd-sysusers {tmp_path}/p/lib/sysusers.d/svcd.conf" in output
+    assert (output[-1] == "svcctl: systemctl daemon-reload failed") is bool(fails)
+    output = run("uninstall", status=69 if fails else 0)
     assert log.read_text().splitlines() == [
         f"systemd-sysusers {tmp_path}/p/lib/sysusers.d/svcd.conf",
         f"systemd-tmpfiles --create {tmp_path}/p/lib/tmpfiles.d/svcd.conf",
@@ -382,14 +388,14 @@ def test_the_machines_systemd_is_told(
         "systemctl disable --now svcd.service",
         *(["systemctl daemon-reload"] if not fails else []),
     ]
-    # A service that can't be stopped keeps its unit.
+    # The unit of a service that can't be stopped is kept.
     assert (tmp_path / "p/lib/systemd/system/svcd.service").exists() is bool(fails)
 
 
 def test_a_machine_without_systemd(
     run: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files are written; it says what is to be done once it runs."""
+    """Without systemd the files are written, and the message has the command for later."""
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path / "none")
     monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
     monkeypatch.setattr(InstallPath, "services", tmp_path / "p/etc/svcd/services")

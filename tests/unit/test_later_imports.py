@@ -1,4 +1,4 @@
-"""Modules that a daemon imports once it serves."""
+"""Modules that a daemon imports after its start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svcd.daemon.later_imports import import_rest, module_names
 if TYPE_CHECKING:
     import pytest
 
-#: Packages of other programs, or of the start alone.
+#: Packages of other programs, and those used at the start only.
 _OTHERS = {"cli", "clients", "daemon", "reactor", "tap"}
 
 
@@ -34,14 +34,14 @@ def _imported_in_functions() -> set[str]:
     return {name for name in found if name.split(".")[1] not in _OTHERS}
 
 
-def test_what_functions_import_is_imported_before_it_is_needed() -> None:
+def test_modules_that_functions_import_are_imported_in_advance() -> None:
     """No module is imported for the first time by a reload, a command or an upgrade."""
     assert _imported_in_functions() >= {"svcd.supervisor.spawned_service", "svcd.protocols.http.server"}
     assert _imported_in_functions() <= set(module_names())
 
 
-def test_modules_without_their_libraries_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that can't be imported keeps the others from nothing."""
+def test_modules_that_can_not_be_imported_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that can't be imported does not keep the others from being imported."""
     names = []
 
     def fail(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The rules of the layout: which module may import which, what every module has, and which names are retired."""
+"""Rules of the layout: floors of modules, contents of every module, and retired names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 import svcd
 
-#: The floor of each package, and of each single module of svcd/. Imports go down.
+#: The floor of each package, and of each single module of svcd/. Imports go to lower floors.
 FLOORS = {
     name: floor
     for floor, names in {
@@ -37,22 +37,22 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-HOUSED = sorted(set(MODULES) - {"__init__"})
+CHECKED = sorted(set(MODULES) - {"__init__"})
 
 
-def _listed(text: str) -> frozenset[str]:
+def _set_of(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: Words of former names of classes and modules. None is a word of an identifier or of a file's name, nor stands in the
-#: documentation.
-RETIRED_WORDS = _listed("""
+#: Words of former names of classes and modules: they must not be a word of an identifier or a file name, nor occur in
+#: the documentation.
+RETIRED_WORDS = _set_of("""
     artefacts entrance farewell farewells gatekeeper handoff heir keeper keepers ledger ledgers lobby nurse nurses
     nursery nurseries predecessor sayings securing succession successor surroundings tallies tally telling
     unannounced usher visitor visitors
 """)
 #: Former names of classes and functions whose words have other uses.
-RETIRED_NAMES = _listed("""
+RETIRED_NAMES = _set_of("""
     About Alarm Also Answerer Answering BLIND ClientSide Console DaemonFigures DatagramAnswerer Deadlines Door
     Ends FilePlace FirstSide Flow Forks Form Forward Gate HalfCloseableGate Hall HandOffPort HandlerSide Hours
     Inherited Journal JournalObserver JournaldForm JournaldPlace JsonForm LEFTOVER LineReader Lingerer Link
@@ -62,7 +62,7 @@ RETIRED_NAMES = _listed("""
     outlast_signals spec_of stand_aside take_limits tell_end through_twisted to_syslog try_imports unqueue
 """)
 #: Former names of modules whose words have other uses.
-RETIRED_MODULES = _listed("""
+RETIRED_MODULES = _set_of("""
     access_check access_kinds answers asking choosing clocks connecting describing driving ending ends exposition
     fetch figures forms gate grammar handler_kinds hello inherited journal kinds link machine mux names notify
     opening orders pem placing places plan producing pump race reading relayed reloading rows sides site sockdiag
@@ -77,7 +77,7 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _imports(module: str) -> frozenset[str]:
-    """The full names that a module imports, those for the type checker alone as well."""
+    """Return the full names that a module imports, with those for the type checker."""
     names = set()
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
@@ -89,7 +89,7 @@ def _imports(module: str) -> frozenset[str]:
 
 
 def _own_imports(module: str) -> set[str]:
-    """The modules of ours that a module imports, without the package itself (its version)."""
+    """Return the modules of svcd that a module imports, without the package itself (its version)."""
     found = set()
     for name in _imports(module):
         if name == "svcd.__version__" or not name.startswith("svcd."):
@@ -99,35 +99,35 @@ def _own_imports(module: str) -> set[str]:
     return found
 
 
-def _rooms(module: str) -> tuple[str, int]:
+def _package_and_floor(module: str) -> tuple[str, int]:
     top = module.partition(".")[0]
     return top, FLOORS[top]
 
 
 def test_every_module_has_a_floor() -> None:
     """Every module of svcd/ has a floor."""
-    assert {module.partition(".")[0] for module in HOUSED} <= set(FLOORS)
-    assert len(HOUSED) > 20
+    assert {module.partition(".")[0] for module in CHECKED} <= set(FLOORS)
+    assert len(CHECKED) > 20
 
 
-@pytest.mark.parametrize("module", HOUSED)
+@pytest.mark.parametrize("module", CHECKED)
 def test_imports_go_down(module: str) -> None:
-    """A module imports lower floors, and of its own floor its own package alone, types included."""
-    top, floor = _rooms(module)
+    """A module imports from lower floors and from its own package only, types included."""
+    top, floor = _package_and_floor(module)
     for other in _own_imports(module):
-        other_top, other_floor = _rooms(other)
+        other_top, other_floor = _package_and_floor(other)
         assert other_floor < floor or other_top == top, f"{module} ({floor}) imports {other} ({other_floor})"
 
 
-def test_the_reactor_stands_alone() -> None:
-    """The reactor knows the kernel's facilities of net/, and nothing else of svcd."""
-    for module in HOUSED:
+def test_the_reactor_imports_net_only() -> None:
+    """The reactor imports net/ and nothing else of svcd."""
+    for module in CHECKED:
         if module.split(".")[0] == "reactor":
             assert {other.split(".")[0] for other in _own_imports(module)} <= {"reactor", "net"}
 
 
-def test_imports_make_no_circle() -> None:
-    """No module imports itself by way of others, not even for types."""
+def test_there_is_no_import_cycle() -> None:
+    """There is no import cycle, even for types."""
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -137,13 +137,13 @@ def test_imports_make_no_circle() -> None:
                 visit(other, (*path, module))
             done.add(module)
 
-    for module in HOUSED:
+    for module in CHECKED:
         visit(module, ())
 
 
-@pytest.mark.parametrize("module", HOUSED)
-def test_only_the_top_touches_the_global_reactor(module: str) -> None:
-    """Importing the reactor installs one, so only tap and log.setup do, inside a function."""
+@pytest.mark.parametrize("module", CHECKED)
+def test_the_global_reactor_is_imported_at_the_top_only(module: str) -> None:
+    """Only tap and log.setup import the global reactor, which installs one, and inside a function."""
     if "twisted.internet.reactor" not in _imports(module):
         return
     assert module in ("tap", "log.setup")
@@ -151,9 +151,9 @@ def test_only_the_top_touches_the_global_reactor(module: str) -> None:
     assert "reactor" not in {alias.name for node in top_level for alias in node.names}
 
 
-@pytest.mark.parametrize("module", [module for module in HOUSED if module.startswith("wire.")])
-def test_wire_does_no_io_and_knows_no_clock(module: str) -> None:
-    """A module of wire/ turns bytes into values and back, and touches nothing else."""
+@pytest.mark.parametrize("module", [module for module in CHECKED if module.startswith("wire.")])
+def test_wire_uses_no_io_and_no_clock(module: str) -> None:
+    """A module of wire/ converts between bytes and values, and uses neither I/O nor clocks."""
     tops = {name.split(".")[0] for name in _imports(module)}
     assert not tops & {"twisted", "socket", "os", "pathlib", "io", "select", "subprocess", "asyncio", "threading"}
     used = {
@@ -165,18 +165,18 @@ def test_wire_does_no_io_and_knows_no_clock(module: str) -> None:
     assert not any(name in _imports(module) for name in ("time.time", "time.monotonic", "datetime.datetime"))
 
 
-@pytest.mark.parametrize("module", [module for module in HOUSED if module.startswith("access")])
-def test_access_control_knows_no_socket_and_no_clock(module: str) -> None:
-    """What decides who may come in asks nobody: addresses, names and times are arguments."""
+@pytest.mark.parametrize("module", [module for module in CHECKED if module.startswith("access")])
+def test_access_control_uses_no_socket_and_no_clock(module: str) -> None:
+    """Access control uses neither sockets nor clocks: addresses, names and times are arguments."""
     tops = {name.split(".")[0] for name in _imports(module)}
     assert not tops & {"twisted", "socket", "os", "pathlib", "select", "subprocess", "asyncio", "threading", "time"}
-    asked = {node.attr for node in ast.walk(_tree(module)) if isinstance(node, ast.Attribute)}
-    assert not asked & {"now", "utcnow", "today"}
+    attributes = {node.attr for node in ast.walk(_tree(module)) if isinstance(node, ast.Attribute)}
+    assert not attributes & {"now", "utcnow", "today"}
 
 
-@pytest.mark.parametrize("module", ["__init__", *HOUSED])
-def test_a_module_says_what_it_is(module: str) -> None:
-    """Every module has a docstring, and names in __all__ what it offers."""
+@pytest.mark.parametrize("module", ["__init__", *CHECKED])
+def test_a_module_has_a_docstring_and_all(module: str) -> None:
+    """Every module has a docstring and __all__."""
     tree = _tree(module)
     assert ast.get_docstring(tree)
     only_docstring = len(tree.body) == 1
@@ -190,13 +190,13 @@ def test_a_module_says_what_it_is(module: str) -> None:
     assert only_docstring or module == "__main__" or "__all__" in assigned
 
 
-@pytest.mark.parametrize("module", HOUSED)
+@pytest.mark.parametrize("module", CHECKED)
 def test_module_length(module: str) -> None:
     """A module has at most 500 lines."""
     assert len(MODULES[module].read_text("utf-8").splitlines()) <= 500
 
 
-@pytest.mark.parametrize("module", HOUSED)
+@pytest.mark.parametrize("module", CHECKED)
 def test_a_function_fits_on_a_page(module: str) -> None:
     """A function has at most 40 lines of code below its docstring."""
     for node in ast.walk(_tree(module)):
@@ -208,12 +208,12 @@ def test_a_function_fits_on_a_page(module: str) -> None:
 
 def test_a_class_name_occurs_once() -> None:
     """No public class has the name of another."""
-    classes = [node.name for module in HOUSED for node in ast.walk(_tree(module)) if isinstance(node, ast.ClassDef)]
+    classes = [node.name for module in CHECKED for node in ast.walk(_tree(module)) if isinstance(node, ast.ClassDef)]
     twice = {name for name, count in Counter(classes).items() if count > 1 and not name.startswith("_")}
     assert not twice
 
 
-@pytest.mark.parametrize("module", HOUSED)
+@pytest.mark.parametrize("module", CHECKED)
 def test_a_constructor_takes_few_arguments(module: str) -> None:
     """A constructor takes at most 6 arguments."""
     for owner in ast.walk(_tree(module)):
@@ -237,7 +237,7 @@ def _identifiers(path: Path) -> set[str]:
 def test_retired_names_are_gone(project_root: Path) -> None:
     """No file and no identifier has a retired name, and no document a retired word."""
     sources = [path for folder in ("svcd", "tests", "twisted") for path in (project_root / folder).rglob("*.py")]
-    assert len(sources) > len(HOUSED)
+    assert len(sources) > len(CHECKED)
     found = {str(path) for path in sources if path.stem.removeprefix("test_") in RETIRED_MODULES}
     for path in sources:
         names = _identifiers(path) | {path.stem}
