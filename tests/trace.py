@@ -5,6 +5,9 @@ The list is printed, or written between the markers of a Markdown file: docs/arc
 A daemon with one service runs under a profiler. After a first connection, which starts what is started once, the
 modules are counted whose functions run in the daemon for each of three connections: to TCP echo, to a program for each
 connection, and to such a program behind TLS.
+
+Where Twisted itself calls svcd's clock, timers or log prefix, as it does for every event and every delayed call, that
+is not counted.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import svcd
+import twisted
 from tests.certificates import Authority
 
 if TYPE_CHECKING:
@@ -30,11 +34,22 @@ if TYPE_CHECKING:
 #: The kinds of connections, with the options of their services.
 KINDS = {"TCP echo": "echo", "a program": "server=/bin/cat", "a program over TLS": "server=/bin/cat tls_cert={cert}"}
 _PACKAGE = f"{Path(svcd.__file__).parent}{os.sep}"
+_TWISTED = f"{Path(twisted.__file__).parent}{os.sep}"
+#: Modules that are not counted where Twisted calls them.
+_BOOKKEEPING = tuple(f"{_PACKAGE}{name}.py" for name in ("net/monotonic", "reactor/core", "reactor/log_context"))
 
 
 def _module(path: str) -> str:
     """The name of a module below svcd, by its file."""
     return path.removeprefix(_PACKAGE).removesuffix(".py").removesuffix("/__init__").replace(os.sep, ".")
+
+
+def _is_bookkeeping(frame: FrameType) -> bool:
+    """Whether a call is one of Twisted to the reactor's clock, timers or log prefix, or a part of such a call."""
+    caller: FrameType | None = frame
+    while caller is not None and caller.f_code.co_filename in _BOOKKEEPING:
+        caller = caller.f_back
+    return caller is not frame and caller is not None and caller.f_code.co_filename.startswith(_TWISTED)
 
 
 def _daemon(arguments: list[str]) -> None:
@@ -50,7 +65,7 @@ def _daemon(arguments: list[str]) -> None:
     def note(frame: FrameType, event: str, _: object) -> None:
         nonlocal ended
         path = frame.f_code.co_filename
-        if event == "call" and path.startswith(_PACKAGE) and not ended:
+        if event == "call" and path.startswith(_PACKAGE) and not ended and not _is_bookkeeping(frame):
             found.setdefault(path)
             ended = frame.f_code.co_qualname == "LogWriter.write" and " end " in f" {frame.f_locals['line']}"
 

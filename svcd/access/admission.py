@@ -242,14 +242,15 @@ class Admission:
         """Admit or refuse a connection of a service that has conditions or limits of its own."""
         number = address_number(peer)
         needs_host_name = False
-        acl = self._conditions.acl
+        conditions = self._conditions
+        acl = conditions.acl
         if acl is not None:
             verdict = acl.by_address(number)
             needs_host_name = verdict.by_name
             if verdict.refusal is not None and not needs_host_name:
                 return verdict.refusal
         source = self._sources.of(number)
-        refusal = self._conditions.check() or self._over_limit(source)
+        refusal = (None if conditions.unconditional else conditions.check()) or self._over_limit(source)
         if refusal is None and not self._rate_limiter.idle:
             refusal = self._rate_limiter.take(source, now)
         if refusal is not None:

@@ -67,9 +67,12 @@ class AccessConditions:
 
     Attributes:
         acl: the address lists; None if the service has none.
+        unconditional: whether neither time nor load matters.
     """
 
-    __slots__ = ("_load", "_load_refusal", "_max_load", "_time_refusal", "_timetable", "_wall_clock", "acl")
+    __slots__ = (
+        "_load", "_load_refusal", "_max_load", "_time_refusal", "_timetable", "_wall_clock", "acl", "unconditional",
+    )  # fmt: skip
 
     def __init__(self, rules: AccessRules, wall_clock: Callable[[], float], load: Callable[[], float]) -> None:
         self._wall_clock = wall_clock
@@ -81,11 +84,7 @@ class AccessConditions:
             RefusalReason.LOAD, f"the load average has reached {rules.max_load}", "max_load"
         )
         self.acl = Acl(rules) if rules.has_address_lists else None
-
-    @property
-    def unconditional(self) -> bool:
-        """Whether neither time nor load matters."""
-        return self._timetable is None and self._max_load is None
+        self.unconditional = self._timetable is None and self._max_load is None
 
     def check(self) -> Refusal | None:
         """Return the refusal of every client at this time or load, or None."""

@@ -7,6 +7,7 @@ connection of the client as well (svcd.tls.termination).
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
@@ -60,10 +61,17 @@ class SpawnedTracker(SpawnedOwner):
         tls: ServiceTls | None = None,
     ) -> None:
         super().__init__(service, context, service_admission)
+        self._service_tls = tls
         self._tls = None if tls is None else SpawnedTls(self, tls, adopter(self.reactor))
+        self.quoted_word = lru_cache(maxsize=None)(self.quoted)
         self.launcher_client = make_launcher_client(self)
         self.view = SocketView(lambda why: log_event(self._log, NO_SOCK_DIAG, service=service.id, reason=why))
         self._resume_callbacks: list[Callable[[], None]] = []
+
+    @property
+    def _uses_tls(self) -> bool:
+        """Whether new connections use TLS."""
+        return self._service_tls is not None and self._service_tls.handshakes is not None
 
     def retune(self, service: Service) -> None:
         """Apply new options."""
@@ -141,12 +149,11 @@ class SpawnedTracker(SpawnedOwner):
             self._start(connection, fd, addresses)
             return
         connection.proxy_header_size = 0 if proxy_header is None else proxy_header.size
-        uses_tls = self._tls is not None and self._tls.enabled
         if (
             addresses.socket_local
             and self.timeout_sweeper is not None
             and self.timeout_sweeper.times.needs_traffic
-            and not uses_tls
+            and not self._uses_tls
         ):
             connection.diag_key = self.view.trace(fd, family, addresses.socket_local, addresses.socket_remote)
         if self.resolves or slot.needs_host_name:
@@ -236,7 +243,7 @@ class SpawnedTracker(SpawnedOwner):
     ) -> None:
         """Start the process of an admitted connection, after the TLS handshake if the service has TLS."""
         environment = addresses.environment(len(self.connections), remote_host, local_host)
-        if self._tls is not None and self._tls.enabled:
+        if self._tls is not None and self._uses_tls:
             self._tls.begin(connection, fd, addresses, environment)
             return
         if self.service_admission.accept_banner:

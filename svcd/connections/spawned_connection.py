@@ -103,11 +103,13 @@ class SpawnedOwner(ConnectionTracker["SpawnedConnection"]):
         launcher_client: starts the processes of new connections.
         logs_pid: whether the accept line has the pid, and so waits for the process.
         view: reads byte counts from the kernel.
+        quoted_word: quotes an exit status, the name of a signal or a TLS version, and caches it: there are few.
     """
 
     launcher_client: LauncherClient
     logs_pid: bool
     view: SocketView
+    quoted_word: Callable[[str], str]
 
 
 class SpawnedConnection:
@@ -372,11 +374,11 @@ class SpawnedConnection:
         self.log_accept()
         self._enter(SpawnedState.CLOSED)
         del owner.connections[self.connection_id]
-        if not owner.connections:
+        if owner.view.is_open and not owner.connections:
             owner.view.close()
         seconds = owner.clock() - self.started
         traffic = result.traffic if self.terminator is None else self.terminator.final_byte_counts
-        fields = {"exit": owner.quoted(result.code), "user": result.user, "system": result.system, "pid": self.pid}
+        fields = {"exit": owner.quoted_word(result.code), "user": result.user, "system": result.system, "pid": self.pid}
         owner.log_end(self.connection_id, self.peer, self.host, seconds, *traffic, result.reason, fields)
         # After the end line: this may admit a queued connection.
         self.slot.release()
@@ -396,8 +398,9 @@ class SpawnedConnection:
             return
         version, subject = self.tls_fields
         count = len(owner.connections) - owner.unlogged
-        values = {"peer": owner.quoted(self.peer), "host": self.host, "id": self.connection_id, "count": count,
-                  "pid": self.pid, "tls": version, "subject": subject}  # fmt: skip
+        peer = owner.log_writer.quoted_text(self.peer)
+        values = {"peer": peer, "host": self.host, "id": self.connection_id, "count": count, "pid": self.pid,
+                  "tls": version, "subject": subject}  # fmt: skip
         owner.log_writer.write(owner.accept_line % values)
 
     def _skip_accept(self) -> None:
@@ -410,7 +413,11 @@ class SpawnedConnection:
         owner = self._owner
         self.log_accept()
         if owner.fail_line:
-            values = {"peer": owner.quoted(self.peer), "id": self.connection_id, "reason": owner.quoted(reason)}
+            values = {
+                "peer": owner.log_writer.quoted_text(self.peer),
+                "id": self.connection_id,
+                "reason": owner.quoted(reason),
+            }
             owner.log_writer.write(owner.fail_line % values)
 
     def traffic(self) -> tuple[int, int] | None:

@@ -34,11 +34,6 @@ class SpawnedTls:
         self._tls = tls
         self._adopt = adopt
 
-    @property
-    def enabled(self) -> bool:
-        """Whether new connections use TLS."""
-        return self._tls.handshakes is not None
-
     def begin(self, connection: SpawnedConnection, fd: int, addresses: ConnectionAddresses, environment: bytes) -> None:
         """Start the handshake of a connection.
 
@@ -52,7 +47,7 @@ class SpawnedTls:
         from svcd.tls.termination import TlsTerminator
 
         handshakes = self._tls.handshakes
-        assert handshakes is not None  # noqa: S101 - `enabled` is checked by the caller
+        assert handshakes is not None  # noqa: S101 - the tracker has checked that the service uses TLS
         terminator = TlsTerminator(
             handshakes, self._adopt, self._owner.budget, partial(self._handshake_done, connection, environment),
             connection.client_gone,
@@ -71,7 +66,10 @@ class SpawnedTls:
             # The connection was aborted meanwhile.
             return
         identity = terminator.tls_identity
-        connection.tls_fields = owner.quoted(identity.protocol), owner.quoted(identity.subject or "-")
+        connection.tls_fields = (
+            owner.quoted_word(identity.protocol),
+            (owner.quoted(identity.subject) if identity.subject else owner.no_value),
+        )
         if owner.service_admission.accept_banner:
             terminator.write(owner.service_admission.accept_banner)
         try:

@@ -112,11 +112,14 @@ class LogWriter:
 
     def format_peer(self, host: str, port: int) -> str:
         """Return a client's address as text, shortened if `anonymize` is set; not quoted."""
-        return short_address(host) if self.anonymize else address_text(host, port)
+        if self.anonymize:
+            return short_address(host)
+        # IPv4 without a call: twice for each connection.
+        return address_text(host, port) if ":" in host else f"{host}:{port}"
 
     def quoted_peer(self, host: str, port: int) -> str:
         """Return a client's address like format_peer, quoted. Only a scoped link-local address can need quoting."""
-        text = short_address(host) if self.anonymize else address_text(host, port)
+        text = self.format_peer(host, port)
         return self.quoted(text) if "%" in text else self._peer_template % text
 
     def quoted_text(self, peer: str) -> str:

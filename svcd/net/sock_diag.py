@@ -122,11 +122,15 @@ class SocketView:
 
     Args:
         on_failure: called once with the reason, if sock_diag does not work here.
+
+    Attributes:
+        is_open: whether it has a netlink socket.
     """
 
     def __init__(self, on_failure: Callable[[str], None] = lambda _reason: None) -> None:
         self._on_failure = on_failure
         self._socket: socket.socket | None = None
+        self.is_open = False
         self._works = True
         self._number = 0
         # The connections that were not found before the first that was; None from then on. A kernel without the
@@ -195,11 +199,13 @@ class SocketView:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+            self.is_open = False
 
     def _query(self, request: bytes) -> bytes:
         if self._socket is None:
             kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK
             self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_SOCK_DIAG)
+            self.is_open = True
         self._number = self._number % _MAX_NUMBER + 1
         self._socket.send(request_message(self._number, request))
         while True:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from svcd.connections.admission_queue import ServiceAdmission
-from svcd.connections.factory import TrackingFactory
+from svcd.connections.wrapper import TrackingFactory
 from svcd.errors import reason_of
 from svcd.log.events import MODULE_CHANGED, PROBLEM, log_event
 from svcd.process.module_files import ModuleFiles
@@ -77,15 +77,11 @@ class StreamService(TrackedService[TrackingFactory]):
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
         """Return the port of a socket: the reactor's own type if it has one, else StreamPort."""
-        budget, share, service_admission = self._context.budget, self.tracker.budget, self.tracker.service_admission
-
-        def may_accept() -> int:
-            return share.room() if service_admission.may_accept() else 0
-
+        tracker = self.tracker
         # StreamPort works on every reactor; svcd's own reactor has a faster one.
         adopt = getattr(self._context.reactor, "adoptStreamSocket", None) or partial(StreamPort, self._context.reactor)
-        made: StreamPort = adopt(opened.socket, self.tracker, may_accept, budget.pause_all)
-        return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, may_accept)
+        made: StreamPort = adopt(opened.socket, tracker, tracker.may_accept, self._context.budget.pause_all)
+        return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, tracker.may_accept)
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:  # noqa: ARG002 - as all
         factory, secure = self._make_factory(service), self._tls.prepare(service)

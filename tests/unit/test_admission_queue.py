@@ -19,9 +19,8 @@ from svcd.connections import lingering_close as lingering_close_module
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import SLACK, DescriptorBudget
-from svcd.connections.factory import PendingConnection, TrackingFactory
 from svcd.connections.lingering_close import LINGER_SECONDS, RejectProtocol, send_banner
-from svcd.connections.wrapper import ConnectionWrapper
+from svcd.connections.wrapper import ConnectionWrapper, PendingConnection, TrackingFactory
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from tests.doubles import (

@@ -18,8 +18,7 @@ from svcd.access.admission import GlobalLimit
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.factory import TrackingFactory
-from svcd.connections.wrapper import ConnectionWrapper
+from svcd.connections.wrapper import ConnectionWrapper, TrackingFactory
 from svcd.log.formats import JsonFormat, TextFormat
 from svcd.log.writer import LogWriter
 from tests.doubles import LOCAL_PEER, FakeFiles, FakeReactor, FakeResolver, StreamDouble, list_sink, service_of

@@ -15,8 +15,8 @@ from svcd.access.admission import GlobalLimit
 from svcd.connections.admission_queue import ServiceAdmission
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
-from svcd.connections.factory import TrackingFactory
 from svcd.connections.tls_wrapper import TlsWrapper
+from svcd.connections.wrapper import TrackingFactory
 from svcd.log.formats import JsonFormat, TextFormat
 from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
