@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.bench.measure import cpu_seconds
+from tests.bench.overview import PAGE, PICTURE, draw_overview, medians
 from tests.bench.running import Running
 
 if TYPE_CHECKING:
@@ -60,3 +61,18 @@ def test_a_proxy_includes_its_backend(proxy: Running) -> None:
     assert proxy.pids == [proxy.process.pid, proxy.backend.process.pid]
     proxy.stop()
     assert None not in (proxy.process.returncode, proxy.backend.process.returncode)
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_tables() -> None:
+    """docs/explanation/overview.svg agrees with the tables of the page."""
+    if not PAGE.exists():
+        pytest.skip("an installed wheel has no documentation")
+    assert PICTURE.read_text("utf-8") == draw_overview(PAGE.read_text("utf-8"))
+
+
+def test_medians_are_those_of_one_table() -> None:
+    """The rows of the next table do not count; a heading that is missing is an error."""
+    page = "### a (x/s)\n\n| server | median |\n|---|---:|\n| svcd | 1,234 |\n\n### b (x/s)\n\n| svcd | 5 |\n"
+    assert medians(page, "a") == {"svcd": 1234}
+    with pytest.raises(ValueError, match="no table 'c'"):
+        medians(page, "c")
