@@ -1,4 +1,4 @@
-"""Imports of modules in threads of their own, so that a slow import delays nothing else."""
+"""Imports of modules in separate threads, so that a slow import does not delay anything else."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["BackgroundImport", "import_in_background"]
 
 
 class BackgroundImport:
-    """One import in a thread, which may outlast the wait for it.
+    """One import in a thread, which may continue after wait() has returned.
 
     Args:
         reference: `package.module:name`.
 
     Attributes:
-        reason: why there is no such object; empty if there is, None while the import runs.
+        reason: the reason of a failure; empty after a success, None while the import runs.
     """
 
     def __init__(self, reference: str) -> None:
@@ -38,7 +38,7 @@ class BackgroundImport:
         return time.monotonic() - self._started
 
     def wait(self, seconds: float) -> None:
-        """Wait until the import is done, so many seconds at most."""
+        """Wait until the import is done; `seconds` is the limit of the time."""
         self._thread.join(max(seconds, 0.0))
 
     def _run(self) -> None:
@@ -57,13 +57,13 @@ _lock = threading.Lock()
 
 
 def import_in_background(references: Iterable[str], seconds: float) -> dict[str, BackgroundImport]:
-    """Import objects, and wait for all together so many seconds at most.
+    """Import objects; wait for all of them together.
 
-    An import that still runs is found again by the next call; a failed one is tried again.
+    An import that still runs is returned again by the next call; a failed one is tried again.
 
     Args:
-        references: each `package.module:name`.
-        seconds: how long to wait.
+        references: the objects, each as `package.module:name`.
+        seconds: the limit of the time, in seconds.
     """
     until = time.monotonic() + seconds
     with _lock:

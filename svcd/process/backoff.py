@@ -1,13 +1,13 @@
-"""Delays before a process that has ended is started again."""
+"""Delays before an exited process is started again."""
 
 from __future__ import annotations
 
 __all__ = ["Backoff"]
 
-#: The first pause in seconds, doubled by each end, up to the longest.
+#: The first and the longest pause, in seconds; each exit doubles the pause.
 _FIRST = 0.1
 _LONGEST = 30.0
-#: A process that has run for so many seconds starts over with the first pause.
+#: Run time in seconds after which the next pause is the first one again.
 _GOOD_LIFE = 10.0
 
 
@@ -18,7 +18,7 @@ class Backoff:
         self._next = _FIRST
 
     def pause(self, lived: float) -> float:
-        """Return the seconds to wait before the restart of a process that has run for so many seconds."""
+        """Return the pause in seconds before the restart of a process that ran for `lived` seconds."""
         pause = _FIRST if lived >= _GOOD_LIFE else self._next
         self._next = min(2 * pause, _LONGEST)
         return pause

@@ -1,4 +1,4 @@
-"""Reports of Python handlers to their launcher that they close their connection."""
+"""Reports from Python handlers to their launcher that they close their connections."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 
 __all__ = ["CloseReports", "HandlerSocket"]
 
-#: The connection, and whether it was closed; else it was detached.
+#: The layout of a report: the id of the connection, and whether it was closed (1) or detached (0).
 _REPORT = struct.Struct("=Q?")
-#: Reports read at once.
+#: Maximum number of reports that one call of read() reads.
 _BATCH = 64
 
 
 class HandlerSocket(socket.socket):
-    """The connection of a handler; it reports close() and detach() before they happen.
+    """Socket of a handler; it reports close() and detach() before they take effect.
 
     Attributes:
-        on_close: called once with the socket, and whether it is closed (True) or detached (False); None for no report.
+        on_close: called once, with the socket and True for close() or False for detach(); None for no report.
     """
 
     on_close: Callable[[socket.socket, bool], object] | None = None
 
     def detach(self) -> int:
-        """Detach the descriptor, which other code then owns."""
+        """Detach the descriptor; the caller owns it then."""
         self._report(closed=False)
         return super().detach()
 
     def _real_close(self, *arguments: object) -> None:
-        # socket.socket calls this when neither the socket nor a file made of it is open any more.
+        # socket.socket calls this once the socket and all files made of it are closed.
         self._report(closed=True)
         super()._real_close(*arguments)  # type: ignore[misc]
 
@@ -55,12 +55,12 @@ class CloseReports:
         return self._reading.fileno()
 
     def reporter(self, connection_id: int) -> Callable[[socket.socket, bool], object]:
-        """Return, in a handler process, the HandlerSocket.on_close of its connection; closes the launcher's side."""
+        """Return the HandlerSocket.on_close of a connection, in the process of its handler; close the other side."""
         self._reading.close()
         return partial(self._send, connection_id)
 
     def _send(self, connection_id: int, _sock: socket.socket, closed: bool) -> None:
-        # The launcher has ended or is stopped.
+        # Fails if the launcher has exited or is stopped.
         with contextlib.suppress(OSError):
             self._writing.send(_REPORT.pack(connection_id, closed), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
@@ -70,7 +70,7 @@ class CloseReports:
         self._writing.close()
 
     def read(self) -> Iterator[tuple[int, bool]]:
-        """Yield the received reports: a connection, and whether it was closed."""
+        """Yield the received reports: the id of a connection, and whether it was closed."""
         for _ in range(_BATCH):
             try:
                 report = self._reading.recv(_REPORT.size + 1, socket.MSG_DONTWAIT)

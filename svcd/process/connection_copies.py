@@ -2,8 +2,8 @@
 
 A client does not see the end of its connection while any process has it open. So a copy is closed as soon as neither
 the handler nor a process that it has started has the connection open any more (proc(5), /proc/PID/fd); the kernel does
-not notify of that. A fork of a launcher that was root hides what it has open (PR_SET_DUMPABLE, prctl(2)); Python
-handlers report that they close their connection: see svcd.process.connection_closes.
+not notify of that. The descriptors of a fork of a launcher that was root are hidden (PR_SET_DUMPABLE, prctl(2)), so
+Python handlers report that they close their connection: see svcd.process.connection_closes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["ConnectionCopies"]
 
 #: The interval of the checks of all copies, in seconds.
 _CHECK_SECONDS = 0.1
-#: A check of very many copies may take at most this share of the time.
+#: Maximum share of the time that checks may take, if there are very many copies.
 _MAX_TIME_SHARE = 1 / 20
 
 
@@ -29,7 +29,7 @@ class _Copy(NamedTuple):
 
     Attributes:
         fd: the copy.
-        pid: of the handler.
+        pid: the pid of the handler.
         reported: whether the handler reports that it closes the connection.
     """
 
@@ -45,24 +45,24 @@ class ConnectionCopies:
         clock: returns seconds, monotonic.
 
     Attributes:
-        due: when check() is to be called, by the clock; None while there is nothing to check.
+        due: the time of the next call of check(), by the clock; None while there is nothing to check.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._copies: dict[int, _Copy] = {}
         self._counts: dict[int, tuple[int, int]] = {}
-        # Most root directories of chroot= have no /proc, and processes of other users may be hidden.
+        # In most chroot= directories there is no /proc, and processes of other users may be hidden.
         self._can_inspect = os.access("/proc/self/fd", os.R_OK)
         self.due: float | None = None
 
     def keep(self, connection_id: int, pid: int, fd: int, *, reported: bool = False) -> None:
-        """Keep a copy of a connection, or close it at once if nothing would show that its handler has closed it.
+        """Keep a copy of a connection; close it at once if the close by its handler would not be noticed.
 
         Args:
             connection_id: the connection.
-            pid: of its handler.
-            fd: the copy. Takes ownership.
+            pid: the pid of its handler.
+            fd: the descriptor of the copy. Takes ownership of it.
             reported: whether the handler reports that it closes the connection.
         """
         if not (self._can_inspect or reported):
@@ -73,20 +73,21 @@ class ConnectionCopies:
             self.due = self._clock() + _CHECK_SECONDS
 
     def close_copy(self, connection_id: int) -> tuple[int, int]:
-        """Close the copy of a connection whose handler has ended.
+        """Close the copy of a connection whose handler has exited.
 
         Returns:
-            How many bytes came from the client and went to it; -1 if that is not known.
+            The numbers of bytes received from the client and sent to it; -1 if unknown.
         """
         copy = self._copies.pop(connection_id, None)
         return self._counts.pop(connection_id, UNKNOWN) if copy is None else close_counted(copy.fd)
 
     def handler_left(self, connection_id: int, *, closed: bool) -> None:
-        """Close the copy of a connection that its handler has left, unless check() can see which processes have it.
+        """Close the copy of a connection that its handler has left, unless check() can find the processes with it.
 
         Args:
-            connection_id: the connection; an unknown one is ignored.
-            closed: whether the handler closes it; else it passes it to other code, as for TLS, and no counts are known.
+            connection_id: the id of the connection; an unknown one is ignored.
+            closed: whether the handler closes it; otherwise it passes it to other code, as for TLS, and the counts are
+                unknown.
         """
         copy = self._copies.get(connection_id)
         if copy is None or (self._can_inspect and _fds_visible(copy.pid)):
@@ -96,7 +97,7 @@ class ConnectionCopies:
         self._counts[connection_id] = counts if closed else UNKNOWN
 
     def check(self) -> None:
-        """If it is due, close the copies of connections that no handler has open any more."""
+        """Close the copies of connections that no handler has open any more, if a check is due."""
         if self.due is None:
             return
         now = self._clock()
@@ -108,7 +109,7 @@ class ConnectionCopies:
                     continue
                 self._counts[connection_id] = close_counted(copy.fd)
             except PermissionError:
-                # A program with other rights, as by a set-user-ID bit; or a fork that is hidden.
+                # The program has other rights, such as by a set-user-ID bit, or is a hidden fork.
                 if copy.reported:
                     continue
                 os.close(copy.fd)
@@ -127,7 +128,7 @@ def _has_open(pid: int, link: str) -> bool:
     """Return whether a process or a descendant has a socket open; True for an ended one until it is reaped.
 
     Raises:
-        PermissionError: that can't be seen.
+        PermissionError: the descriptors of the process are hidden.
     """
     try:
         if any(_target(f"/proc/{pid}/fd/{name}") == link for name in os.listdir(f"/proc/{pid}/fd")):  # noqa: PTH208 - names

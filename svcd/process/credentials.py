@@ -21,10 +21,10 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def apply_credentials(identity: ProcessCredentials) -> None:
-    """Take on credentials, for good; handler_limits are not applied.
+    """Change this process to the given credentials, irreversibly; handler_limits are not applied.
 
-    Steps that need root come before root is given up. The working directory comes after, so the user must be allowed to
-    enter it.
+    Steps that need root are done before root is given up. The working directory is changed after that, so the user must
+    be allowed to enter it.
 
     Raises:
         OSError: the system refuses; its text names the step. The process must exit then.
@@ -74,7 +74,7 @@ def apply_limits(limits: tuple[ResourceLimit, ...]) -> None:
 
 
 def become_subreaper() -> None:
-    """Become the new parent of descendants whose parent has ended (PR_SET_CHILD_SUBREAPER, prctl(2)).
+    """Become the new parent of descendants whose parent has exited (PR_SET_CHILD_SUBREAPER, prctl(2)).
 
     Raises:
         OSError: the system does not support it.
@@ -83,7 +83,7 @@ def become_subreaper() -> None:
 
 
 def signal_at_parent_end(number: int) -> None:
-    """Have this process signalled when its parent ends (PR_SET_PDEATHSIG, prctl(2)); 0 for not at all.
+    """Set the signal that this process gets when its parent exits (PR_SET_PDEATHSIG, prctl(2)); 0 for none.
 
     Raises:
         OSError: the system refuses.
@@ -94,7 +94,7 @@ def signal_at_parent_end(number: int) -> None:
 def hide_memory() -> None:
     """Forbid other processes of this user to trace this process or to read its memory, environment and fds in /proc.
 
-    It leaves no core dump either (PR_SET_DUMPABLE, prctl(2)). Programs that it executes are not affected.
+    This also disables core dumps (PR_SET_DUMPABLE, prctl(2)). Programs that the process executes are not affected.
 
     Raises:
         OSError: the system refuses.
@@ -106,7 +106,7 @@ def _same_groups(groups: tuple[int, ...], group: int | None) -> bool:
     """Return whether the supplementary groups need no change.
 
     setgroups(2) fails without root, and for root of a user namespace that may not call it (user_namespaces(7)). Root's
-    own group is among the supplementary groups as a rule: it must go where the process gets another group.
+    own group is usually among the supplementary groups; it must be removed if the process gets another group.
     """
     own = os.getegid()
     before = {*os.getgroups(), own}

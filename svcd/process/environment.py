@@ -1,9 +1,9 @@
-"""Environment of a handler, built from nothing, so that no variable of the daemon reaches it by accident.
+"""Environment of a handler; it does not inherit the daemon's, so that no variable reaches it by accident.
 
-What all connections of a service have in common is a dict. What differs is built for each connection, as the bytes in
-which it is sent: NAME=VALUE with NULs between. The names are those of tcpserver (environment of ucspi-tcp),
-UNIXREMOTE* those of ucspi-unix, REMOTE_HOST is xinetd's, REMOTE_ADDR and REMOTE_PORT are systemd's; PROXY_ADDR and
-PROXY_PORT are svcd's.
+The variables that all connections of a service share are a dict. Those of one connection are bytes, as in the message
+to the launcher: NAME=VALUE, separated by NULs. The names are those of tcpserver (environment of ucspi-tcp); UNIXREMOTE*
+are from ucspi-unix, REMOTE_HOST from xinetd, REMOTE_ADDR and REMOTE_PORT from systemd; PROXY_ADDR and PROXY_PORT are
+svcd's own.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ __all__ = [
 #: directory grants no rights.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-#: A host name as programs expect it (RFC 1123, section 2.1), and with the underscores that some networks use. It is
-#: chosen by the operator of the client's name server, and some programs pass it to a shell.
+#: A host name as programs expect it (RFC 1123, section 2.1), also with the underscores that some networks use. The
+#: operator of the client's name server chooses the name, and some programs pass it to a shell.
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?").fullmatch
 
 
@@ -46,8 +46,9 @@ class ConnectionAddresses:
     """Socket addresses of both ends of a connection that is handed over to a process.
 
     Attributes:
-        local, remote: the daemon's and the client's, over TCP or from a PROXY header; local is None without one.
-        socket_local, socket_remote: those of the socket itself over TCP; None at a UNIX socket.
+        local, remote: the addresses of the daemon and the client, over TCP or from a PROXY header; local is None if
+            unknown.
+        socket_local, socket_remote: the addresses of the socket itself over TCP; None at a UNIX socket.
         credentials: process, user and group at the other end of a UNIX socket (unix(7)).
         proxy_variables: environment variables about a proxy, each after a NUL.
         family: the address family of the socket.
@@ -74,7 +75,7 @@ class ConnectionAddresses:
         """Return the addresses of a connection.
 
         Args:
-            fd: of the connection; borrowed.
+            fd: the descriptor of the connection; borrowed.
             sockaddr: the client's socket address, from the PROXY header if it has one.
             family: the address family of the socket.
             proxy_header: the PROXY header.
@@ -102,7 +103,7 @@ class ConnectionAddresses:
         """Return the environment variables of the connection, separated by NUL.
 
         Args:
-            count: open connections of the service, this one included.
+            count: the number of open connections of the service, including this one.
             remote_host: the client's host name, if it was looked up.
             local_host: the host name of the daemon's address, if it was looked up.
         """
@@ -120,14 +121,14 @@ def service_environment(
     passenv: Iterable[str],
     given: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return the variables that all connections of a service have in common.
+    """Return the variables that all connections of a service share.
 
     Args:
-        name: of the service, for SVCD_SERVICE.
-        user: that the handler runs as, for HOME, USER, LOGNAME and SHELL; None for the daemon's user, or for a numeric
-            user that passwd(5) does not have: then these variables are not set.
-        env: variables of the services file; they override all others.
-        passenv: names of variables of the daemon to pass; missing ones are not set.
+        name: the name of the service, for SVCD_SERVICE.
+        user: the user of the handler, for HOME, USER, LOGNAME and SHELL; None for the daemon's user, or for a user id
+            that passwd(5) does not have: then these variables are not set.
+        env: the variables of env=; they override all others.
+        passenv: the names of variables to pass on from the daemon; missing ones are not set.
         given: the daemon's environment.
     """
     values = {"PATH": PATH, "SVCD_SERVICE": name}
@@ -151,13 +152,13 @@ def tcp_environment(
     """Return the variables of a TCP connection, in about a microsecond.
 
     Args:
-        local_host: the server's address; IPv4-mapped addresses are written as IPv4, as the client's are.
+        local_host: the server's address; IPv4-mapped addresses are written as IPv4, as for the client.
         local_port: the server's port.
         remote_host: the client's address.
         remote_port: the client's port.
-        count: the open connections of the service, this one included.
-        name: the client's host name, if it was looked up. An implausible host name is omitted.
-        local_name: the host name of the server's address, the same.
+        count: the number of open connections of the service, including this one.
+        name: the client's host name, if it was looked up; an implausible host name is omitted.
+        local_name: the host name of the server's address, in the same way.
     """
     if ":" in local_host:
         local_host, remote_host = unmapped(local_host), unmapped(remote_host)

@@ -17,7 +17,7 @@ __all__ = ["FactoryError", "make_factory"]
 
 
 class FactoryError(Exception):
-    """A reference that gives no Factory; the text is the whole reason, in one line."""
+    """Error of a reference that does not lead to a Factory; the text is the whole reason, in one line."""
 
 
 def make_factory(reference: str, options: object) -> IProtocolFactory:
@@ -25,10 +25,10 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
 
     Args:
         reference: `package.module:name`; the module is imported.
-        options: of the service, for a callable that takes an argument.
+        options: the options of the service, for a callable that takes an argument.
 
     Raises:
-        FactoryError: there is none.
+        FactoryError: there is no such factory.
     """
     try:
         found = import_object(reference)
@@ -42,7 +42,7 @@ def make_factory(reference: str, options: object) -> IProtocolFactory:
     try:
         made = found(options) if _needs_argument(found) else found()
     except KeyboardInterrupt:
-        # Ctrl-C ends the daemon, not a single service.
+        # Ctrl-C stops the daemon; it is not an error of this service.
         raise
     except BaseException as error:
         raise FactoryError(raised_by(reference, error)) from error
@@ -60,6 +60,6 @@ def _needs_argument(maker: Callable[..., object]) -> bool:
     except TypeError:
         return True
     except ValueError:
-        # It has no signature.
+        # Built-in callables may have no signature.
         return False
     return False

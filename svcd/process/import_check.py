@@ -1,7 +1,7 @@
-"""Checks whether Python handlers can be imported, each in a process of its own and as the user that it will run as.
+"""Checks whether Python handlers can be imported, each in a separate process and as the user of the handler.
 
-A module may do anything when it is imported: end the interpreter, crash it, never return. So each is imported in a
-child of a small interpreter, which the daemon starts for all of them; the other modules are not affected.
+The import of a module may end or crash the interpreter, or never return. So each module is imported in a child of a
+small interpreter, which the daemon starts for all of them; the other modules are not affected.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ __all__ = ["START_TIMEOUT", "ImportCheck", "check_imports", "main"]
 
 #: The default of ImportCheck.seconds.
 START_TIMEOUT = 30.0
-#: How many imports run at the same time.
+#: Maximum number of simultaneous imports.
 _AT_ONCE = 4
-#: Functions whose call only returns something to run, by the flags of their code (inspect.CO_*).
+#: Functions whose call only returns an object to run, by the flags of their code (inspect.CO_*).
 _LAZY = {0x80: "an async function", 0x200: "an async generator", 0x20: "a generator"}
 _CALL = "__call__"
 #: The longest reason, in bytes; it fits into a pipe that is not read yet.
@@ -44,11 +44,10 @@ class ImportCheck(NamedTuple):
     Attributes:
         reference: `package.module:name`.
         path: directories that are searched before Python's own.
-        user, group, groups: IDs to take on as root; None keeps the current ones.
+        user, group, groups: the ids to change to as root; None keeps the current ones.
         root: the root directory, which only root can change; empty keeps it.
-        options: of a service with factory=, whose reference gives a Factory: pickled, in hexadecimal digits; empty for
-            a handler.
-        seconds: how long the import may take.
+        options: the options of a service with factory=, pickled, in hexadecimal digits; empty for a handler.
+        seconds: the time limit of the import, in seconds.
     """
 
     reference: str
@@ -62,12 +61,12 @@ class ImportCheck(NamedTuple):
 
 
 def check_imports(checks: Sequence[ImportCheck], wait: float | None = None) -> list[str]:
-    """Return why each import fails; an empty string for those that succeed. Blocks until all are checked.
+    """Return the reason of failure for each import; empty for a success. Block until all are checked.
 
     Args:
         checks: the imports.
-        wait: the limit on the whole time in seconds; imports that take longer are not judged, and their reason is
-            empty. None waits for as long as each may take.
+        wait: the limit of the whole time in seconds; an import that takes longer has an empty reason. None waits for
+            the time limit of each.
     """
     if not checks:
         return []
@@ -136,8 +135,8 @@ class _ImportChecks:
         self._poll.unregister(fd)
         answer = b"" if reason or late else os.read(fd, _MAX_REASON)
         os.close(fd)
-        # Kill what the module may have started as well. Before the reaping, which frees the pid; a process that has
-        # closed its pipe by its end keeps its exit status.
+        # Kill also processes that the module has started. This is done before the child is reaped, which frees the pid;
+        # a child that has already exited keeps its exit status.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -150,7 +149,7 @@ class _ImportChecks:
 
 
 def _run_check(check: ImportCheck, writing: int) -> NoReturn:
-    """Run a check in a child: write the reason behind a byte that shows that the check has finished."""
+    """Run a check in a child: write a byte, which shows that the check has finished, and then the reason."""
     try:
         os.setpgid(0, 0)
         devnull = os.open(os.devnull, os.O_RDWR)
@@ -168,7 +167,7 @@ def _reason(check: ImportCheck) -> str:
                 ProcessCredentials(user=check.user, group=check.group, groups=check.groups, root=check.root)
             )
         elif check.root:
-            # Only root can see the inside as the handler will.
+            # Only root can change to the root directory of the handler.
             return ""
         else:
             os.chdir("/")
@@ -185,10 +184,10 @@ def _reason(check: ImportCheck) -> str:
 
 
 def _factory_reason(check: ImportCheck) -> str:
-    """Return why a reference gives no Factory; empty if it does."""
+    """Return the reason why a reference does not lead to a Factory; empty if it does."""
     import pickle
 
-    # Imports Twisted, which handlers need not have.
+    # Imported late: it imports Twisted, which handlers need not have.
     from svcd.process.factories import FactoryError, make_factory
 
     try:
@@ -199,7 +198,7 @@ def _factory_reason(check: ImportCheck) -> str:
 
 
 def _kind(found: object) -> str:
-    """Return the kind of a function that only returns something to run, such as a coroutine; else empty."""
+    """Return the kind of a function whose call only returns an object to run, such as a coroutine; else empty."""
     for each in (found, getattr(found, "handle", None), getattr(type(found), _CALL, None)):
         function = getattr(each, "func", each)
         flags = getattr(getattr(function, "__code__", None), "co_flags", 0)

@@ -8,11 +8,11 @@ from typing import Any
 __all__ = ["import_object"]
 
 
-def import_object(reference: str) -> Any:  # noqa: ANN401 - whatever it is
+def import_object(reference: str) -> Any:  # noqa: ANN401 - an object of any type
     """Import the module of `package.module:name` and return the object; the name may contain dots.
 
     Raises:
-        ImportError: there is none; its text is the whole reason, in one line.
+        ImportError: there is no such object; the text is the whole reason, in one line.
     """
     module, _, name = reference.partition(":")
     try:

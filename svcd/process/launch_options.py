@@ -1,11 +1,12 @@
-"""Launcher options in messages to the zygote, and the rule which of them a daemon without root may change.
+"""Launcher options in messages to the zygote, and the rule for which of them a daemon without root may change.
 
-A daemon that has given up root (twistd --uid) can be compromised while its zygote still is root. The table that the
-zygote was started with bounds what it gives: for each service the user, groups, root directory, program, arguments,
-environment, working directory and Python module are those of the table. Arguments and variables matter as well:
-`-c COMMAND` or LD_PRELOAD makes a program do what the caller wants, with the rights of the program's user. What may
-change is what the launcher does itself, and what takes rights away from handlers: more bits of umask=, a greater nice=,
-lower rlimit_*, no_new_privs=yes. The comparison is always with the table, so such a change can be undone.
+A daemon that has given up root (twistd --uid) can be compromised while its zygote still runs as root. The table that
+the zygote was started with limits the rights that it gives: for each service the user, groups, root directory, program,
+arguments, environment, working directory and Python module are those of the table. Arguments and variables matter as
+well: with `-c COMMAND` or LD_PRELOAD the sender makes a program run other code, with the rights of the program's user.
+Options of the launcher itself may change, and options that take rights away from handlers: more bits of umask=, a
+greater nice=, lower rlimit_*, no_new_privs=yes. The comparison is always with the table, so such a change can be
+undone.
 
 Imports little, for bare interpreters.
 """
@@ -36,14 +37,14 @@ LIMITS = {
     "rlimit_nproc": resource.RLIMIT_NPROC,
     "rlimit_nofile": resource.RLIMIT_NOFILE,
 }
-#: Attributes of a LaunchSpec that only the launcher itself uses.
+#: Attributes of a LaunchSpec that only the launcher uses.
 _OWN = ("threads", "log_stderr", "hold", "stderr_lines", "stderr_bytes", "idle", "start_timeout")
 _LAYOUT = struct.Struct(f"=???QQddii?{2 * len(LIMITS)}q")
-#: In a message: no umask, and no limit.
+#: Values in a message: no umask, and no limit.
 _NO_UMASK = -1
 _NO_LIMIT = -2
 _GREATEST_NICE = 19
-#: Attributes of LaunchSpec and ProcessCredentials that must be those of the table, with the option of each.
+#: Attributes of LaunchSpec and ProcessCredentials that must be as in the table, with the option that sets each.
 _FIXED = {
     "name": "",
     "program": "server",
@@ -82,7 +83,7 @@ def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
         if (soft, hard) == (_NO_LIMIT, _NO_LIMIT):
             continue
         if min(soft, hard) < resource.RLIM_INFINITY:
-            # As an unsigned number it would be a very large limit.
+            # -1 as an unsigned number would be a very large limit.
             raise ValueError("no limit")
         limits[which] = ResourceLimit(which, soft, hard)
     files, core = limits.pop(resource.RLIMIT_NOFILE, None), limits.pop(resource.RLIMIT_CORE, None)
@@ -101,20 +102,20 @@ def apply_options(spec: LaunchSpec, options: bytes) -> LaunchSpec:
 
 
 def inherited_limits() -> dict[int, tuple[int, int]]:
-    """Return the soft and hard limits of this process, which handlers have if their service sets none."""
+    """Return the soft and hard limits of this process, which apply to handlers of services without limits."""
     return {which: resource.getrlimit(which) for which in LIMITS.values()}
 
 
 def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[int, int]]) -> list[str]:
-    """Return the options by which a LaunchSpec gives a handler more than the zygote's table does, or something else.
+    """Return the options by which a LaunchSpec gives a handler more or other rights than the zygote's table.
 
     Args:
-        row: of the table.
+        row: the LaunchSpec in the table.
         wanted: the requested LaunchSpec.
-        inherited: limits of the zygote, by RLIMIT number.
+        inherited: the limits of the zygote, by RLIMIT number.
 
     Returns:
-        The names of options; empty for the name of the service. No names if the zygote may start the launcher.
+        The names of the options, an empty name for the service's name; no names if the zygote may start the launcher.
     """
     have, want = row.identity, wanted.identity
     found = [option for name, option in _FIXED.items() if getattr(row, name) != getattr(wanted, name)]
@@ -131,14 +132,14 @@ def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[in
 
 
 def _takes_permissions(before: int | None, after: int | None) -> bool:
-    """Return whether the second umask, both known, gives new files no permission that the first one withholds."""
+    """Return whether the second umask has all bits of the first; False if one of them is unknown."""
     return before is not None and after is not None and 0 <= after <= 0o777 and after & before == before
 
 
 def _raised_limits(
     have: ProcessCredentials, want: ProcessCredentials, inherited: Mapping[int, tuple[int, int]]
 ) -> list[str]:
-    """Return the options of limits that are higher than those of the table, the soft or the hard limit."""
+    """Return the options of limits whose soft or hard limit is higher than in the table."""
     found, bounds, limits = [], _limits(have), _limits(want)
     for option, which in LIMITS.items():
         unset = ResourceLimit(which, *inherited.get(which, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)))

@@ -1,6 +1,6 @@
 """Queue from the daemon to a launcher: connections to serve, and signals for their processes.
 
-Nothing is lost when the launcher is busy or has ended: the next launcher gets what it has not accepted.
+Nothing is lost if the launcher is busy or has exited: the next launcher gets the messages that it has not accepted.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING", "LaunchQueue"]
 
-#: How many connections may wait in the daemon for their process; more wait in the kernel, not accepted.
+#: Maximum number of connections that wait in the daemon for their process; others wait in the kernel, not accepted.
 MAX_WAITING = 64
-#: A connection whose launchers were lost this many times is assumed to crash them.
+#: Number of lost launchers after which a connection is assumed to crash them.
 _MAX_TRIES = 3
 #: The pause before another attempt if the socket of the launcher is full, in seconds.
 _RETRY_SECONDS = 0.02
@@ -34,8 +34,8 @@ class _QueuedConnection:
 
     Attributes:
         packet: the message to the launcher.
-        fd: open until the launcher has started something: if the launcher is lost, the next one gets it.
-        tries: how many launchers it was sent to.
+        fd: open until the launcher reports the start: if the launcher is lost, the next one gets the descriptor.
+        tries: the number of launchers that it was sent to.
     """
 
     __slots__ = ("fd", "packet", "tries")
@@ -50,7 +50,7 @@ class LaunchQueue:
     """Messages for the launcher of one service.
 
     Args:
-        reactor: for delayed calls.
+        reactor: schedules retries.
     """
 
     def __init__(self, reactor: FdReactor) -> None:
@@ -63,7 +63,7 @@ class LaunchQueue:
         self._call: IDelayedCall | None = None
 
     def __bool__(self) -> bool:
-        """Return whether there is anything for the next launcher."""
+        """Return whether there is a message for the next launcher."""
         return bool(self._waiting or self._signals)
 
     @property
@@ -78,7 +78,7 @@ class LaunchQueue:
         self._try_send()
 
     def drop(self, connection_id: int) -> bool:
-        """Close the descriptor of a connection; returns whether it was still queued."""
+        """Close the descriptor of a connection; return whether it was still queued."""
         waiting = self._waiting.pop(connection_id, None)
         self._unsent.pop(connection_id, None)
         if waiting is not None:
@@ -86,10 +86,10 @@ class LaunchQueue:
         return waiting is not None
 
     def cancel(self, connection_id: int) -> bool:
-        """Drop a connection unless a launcher was sent it, which then has to report what became of it.
+        """Drop a connection unless it was sent to a launcher, which then has to report its result.
 
         Returns:
-            Whether there is no connection to wait for. Otherwise no other launcher will get it.
+            Whether no report is expected. Otherwise the connection will not be sent to another launcher.
         """
         if connection_id in self._unsent or connection_id not in self._waiting:
             self.drop(connection_id)
@@ -98,12 +98,12 @@ class LaunchQueue:
         return False
 
     def signal(self, signal: Signal) -> None:
-        """Add a signal for a process, in place of one that was not sent yet."""
+        """Add a signal for a process; it replaces a signal that was not sent yet."""
         self._signals[signal.connection_id] = signal
         self._try_send()
 
     def discard_signal(self, connection_id: int) -> None:
-        """Remove the signal of a process that has ended."""
+        """Remove the signal for a process that has exited."""
         self._signals.pop(connection_id, None)
 
     def pop_signals(self) -> list[Signal]:
@@ -113,29 +113,29 @@ class LaunchQueue:
         return signals
 
     def connect(self, launcher: socket.socket, protocol: LauncherProtocol) -> None:
-        """Send to a launcher from now on.
+        """Start sending to a launcher.
 
         Args:
-            launcher: a non-blocking socket to it.
-            protocol: records what is sent.
+            launcher: a non-blocking socket to the launcher.
+            protocol: records the sent connections.
         """
         self._socket, self._protocol = launcher, protocol
         self._try_send()
 
     def resume(self) -> None:
-        """Send queued connections for which an answer of the launcher has made room."""
+        """Send queued connections after an answer of the launcher has made room."""
         if self._unsent:
             self._try_send()
 
     def disconnect(self) -> None:
-        """Stop sending to a launcher that had nothing to do."""
+        """Stop sending to a launcher that was idle."""
         self._socket = self._protocol = None
         if self._call is not None:
             self._call.cancel()
             self._call = None
 
     def launcher_lost(self) -> Iterator[int]:
-        """Stop sending to a lost launcher. Closes and yields the connections that were sent to too many launchers."""
+        """Stop sending to a lost launcher; close and yield the connections that were sent to too many launchers."""
         self.disconnect()
         for connection_id, waiting in list(self._waiting.items()):
             if waiting.tries >= _MAX_TRIES:
@@ -152,7 +152,7 @@ class LaunchQueue:
         other._try_send()
 
     def close(self) -> Iterator[int]:
-        """Close all queued connections. Yields them."""
+        """Close and yield all queued connections."""
         for connection_id in list(self._waiting):
             self.drop(connection_id)
             yield connection_id
@@ -179,8 +179,8 @@ class LaunchQueue:
                 waiting.tries += 1
                 del self._unsent[connection_id]
         except (BrokenPipeError, ConnectionResetError):
-            # The launcher has ended, which its reader is about to notice.
+            # The launcher has exited, which its reader is about to notice.
             return
         except OSError:
-            # The socket is full, or the system has no room (ETOOMANYREFS, ENOBUFS).
+            # The socket is full, or the system lacks resources (ETOOMANYREFS, ENOBUFS).
             self._call = self._reactor.callLater(_RETRY_SECONDS, self._retry)

@@ -50,11 +50,11 @@ __all__ = ["Launcher", "serve"]
 
 #: How long the rest of a process group may run after a signal has ended its leader, in seconds.
 _KILL_DELAY = 2.0
-#: Messages read at once before ended handlers are reaped.
+#: Number of messages read before exited handlers are reaped.
 _BATCH = 32
 
 
-class _Starter(Protocol):
+class _HandlerRunner(Protocol):
     def idle_since(self) -> float:
         """Return when the last handler that is not a process ended, by time.monotonic(); infinity while one runs."""
 
@@ -65,7 +65,7 @@ class _Starter(Protocol):
 def _import(spec: LaunchSpec) -> Callable[..., object]:
     """Import the handler of a service; the process is killed if its parent, the zygote, ends meanwhile.
 
-    An import may last for ever, and the launcher does not see the end of its socket before it is done.
+    An import may never end, and the launcher does not notice the end of its socket before that.
 
     Raises:
         ImportError: the module can't be imported, or lacks the handler.
@@ -89,7 +89,7 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
     try:
         apply_credentials(spec.identity)
         if spec.handler:
-            # The module has the same environment as a program.
+            # The module gets the same environment as a program.
             os.environ.clear()
             os.environ.update(spec.environment)
             if isinstance(sys.stdout, io.TextIOWrapper):
@@ -163,8 +163,8 @@ class Launcher:
         for fd in self._pipes:
             os.close(fd)
 
-    def run(self, starter: _Starter) -> None:
-        """Serve until the daemon is gone, and then as long as handler output or leftover process groups need it.
+    def run(self, runner: _HandlerRunner) -> None:
+        """Serve until the daemon is gone, and then as long as there is handler output or a leftover process group.
 
         Handlers may outlive the launcher.
         """
@@ -175,7 +175,7 @@ class Launcher:
         self._send(Ready())
         control, watch = self._control.fileno(), self._watch.fileno()
         while self._daemon_connected or self._leftover_groups or (self._pipes and not self._threads):
-            ready = [fd for fd, _ in self._poll.poll(self._timeout(starter))]
+            ready = [fd for fd, _ in self._poll.poll(self._timeout(runner))]
             for fd in ready:
                 if fd in self._pipes:
                     self._read_pipe(fd)
@@ -183,7 +183,7 @@ class Launcher:
                 self._watch.clear()
                 self._reap()
             if control in ready:
-                self._read_orders(starter)
+                self._read_orders(runner)
             if self._leftover_groups:
                 self._kill_leftover_groups()
             self._check_copies()
@@ -202,7 +202,7 @@ class Launcher:
         self._add_pipe(reading, 0)
 
     def _discard_own_output(self) -> None:
-        """Redirect standard output and error to /dev/null without a daemon: threads must not block on them."""
+        """Redirect standard output and error to /dev/null: without a daemon threads must not block on them."""
         devnull = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         os.dup2(devnull, 1)
         os.dup2(devnull, 2)
@@ -221,7 +221,7 @@ class Launcher:
                 self._copies.handler_left(connection_id, closed=closed)
         self._copies.check()
 
-    def _read_orders(self, starter: _Starter) -> None:
+    def _read_orders(self, runner: _HandlerRunner) -> None:
         for _ in range(_BATCH):
             try:
                 packet, rights, _, _ = self._control.recvmsg(
@@ -236,20 +236,20 @@ class Launcher:
                 self._poll.unregister(self._control)
                 return
             self._idle_reported = False
-            self._handle_order(starter, parse(packet), rights)
+            self._handle_order(runner, parse(packet), rights)
 
-    def _handle_order(self, starter: _Starter, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
+    def _handle_order(self, runner: _HandlerRunner, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
         if isinstance(order, Connection):
             if rights:
-                self._start(starter, order, *FD_STRUCT.unpack(rights[0][2]))
+                self._start(runner, order, *FD_STRUCT.unpack(rights[0][2]))
             else:
                 # The kernel drops a descriptor beyond this process's limit.
                 self._send(Failed(order.connection_id, errno.EMFILE))
-        elif isinstance(order, Signal) and isinstance(starter, ThreadRunner):
+        elif isinstance(order, Signal) and isinstance(runner, ThreadRunner):
             if order.signal == SIGKILL:
-                starter.abandon(order.connection_id)
+                runner.abandon(order.connection_id)
             else:
-                starter.shutdown(order.connection_id)
+                runner.shutdown(order.connection_id)
         elif isinstance(order, Signal):
             self._signal(order)
         elif isinstance(order, CheckModule) and self._modules is not None:
@@ -259,9 +259,9 @@ class Launcher:
             if changed:
                 self._send(Changed(changed.encode()[:MAX_REASON]))
 
-    def _start(self, starter: _Starter, order: Connection, fd: int) -> None:
+    def _start(self, runner: _HandlerRunner, order: Connection, fd: int) -> None:
         if not self._threads:
-            # The next launcher must not start a second handler for it if this launcher is killed in between.
+            # If this launcher is killed in between, the next launcher must not start a second handler.
             self._queue(Starting(order.connection_id))
             self.writer.flush()
         stderr, tracker = fd, 0
@@ -269,7 +269,7 @@ class Launcher:
             if self._log_stderr and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
                 self._add_pipe(reading, order.connection_id)
-            pid = starter.start(order.connection_id, order.environment, fd, stderr)
+            pid = runner.start(order.connection_id, order.environment, fd, stderr)
         except OSError as error:
             self._send(Failed(order.connection_id, error.errno or errno.EIO))
         else:
@@ -287,7 +287,7 @@ class Launcher:
                 os.close(fd)
 
     def _signal(self, order: Signal) -> None:
-        """Send a signal to a handler's process group; the pid of the message is not used, only own children get it."""
+        """Send a signal to the process group of a handler; the pid in the message is not used, only own children."""
         pid = self._pids.get(order.connection_id)
         if pid is None:
             return
@@ -303,16 +303,16 @@ class Launcher:
         else:
             self._terminated.add(order.connection_id)
 
-    def _timeout(self, starter: _Starter) -> float | None:
+    def _timeout(self, runner: _HandlerRunner) -> float | None:
         """Return how long to wait for an event, in milliseconds; None for no limit."""
-        self._check_idle(starter)
+        self._check_idle(runner)
         if self._idle_at is None and self.writer.due is None and self._copies.due is None and not self._leftover_groups:
             return None
         deadlines = [*self._leftover_groups.values()]
         deadlines += [each for each in (self._idle_at, self.writer.due, self._copies.due) if each is not None]
         return max(0.0, min(deadlines) - time.monotonic()) * 1000
 
-    def _check_idle(self, starter: _Starter) -> None:
+    def _check_idle(self, runner: _HandlerRunner) -> None:
         """Report Idle to the daemon, once, after `launcher_idle` seconds without a handler."""
         busy = self._connection_ids or self._leftover_groups or (self._pipes and not self._threads)
         if busy or not self._idle_seconds or self._idle_reported:
@@ -322,8 +322,8 @@ class Launcher:
         if self._idle_at is None:
             self._idle_at = now + self._idle_seconds
         elif now >= self._idle_at:
-            # The end of another thread does not wake this one: its time is read when the deadline may be over.
-            self._idle_at = min(starter.idle_since(), now) + self._idle_seconds
+            # The end of another thread does not wake this one, so its time is read once the deadline may have passed.
+            self._idle_at = min(runner.idle_since(), now) + self._idle_seconds
             if now >= self._idle_at:
                 self._idle_at, self._idle_reported = None, True
                 self._send(Idle())
@@ -337,7 +337,7 @@ class Launcher:
                     os.killpg(group, SIGKILL)
 
     def _read_pipe(self, fd: int) -> bool:
-        """Read the output of a handler; returns whether there may be more."""
+        """Read output of a handler; return whether there may be more."""
         connection_id, splitter = self._pipes[fd]
         try:
             data = os.read(fd, 65_536)
@@ -352,7 +352,7 @@ class Launcher:
         return bool(data)
 
     def _drain_pipe(self, connection_id: int) -> None:
-        """Read the last output of a handler that has ended; processes that it has started may write more later."""
+        """Read the last output of an exited handler; processes that it has started may write more later."""
         reading = self._pipe_fds.get(connection_id, -1)
         # A pipe holds 64 KB (pipe(7)); endless output must not delay other handlers.
         for _ in range(16):
@@ -361,7 +361,7 @@ class Launcher:
 
     def _reap(self) -> None:
         if self._threads:
-            # A handler in a thread may reap children of its own.
+            # Handlers in threads reap their own children.
             return
         for pid, status, user, system in reap_children():
             connection_id = self._connection_ids.pop(pid, 0)

@@ -1,7 +1,7 @@
 """The daemon's client of a launcher: sends connections, passes events on, restarts a lost launcher.
 
-A launcher has the rights of its handlers, so its reports are checked against what it was sent
-(svcd.process.launcher_protocol). A report that may not come ends the launcher, as a crash does.
+A launcher has the rights of its handlers, so its reports are checked against the sent messages
+(svcd.process.launcher_protocol). A report that is not allowed ends the launcher, as a crash does.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_WAITING", "LauncherClient", "LauncherEvents", "LauncherSource"]
 
-#: Slack for output that waited in the socket of the launcher, which holds less than this.
+#: Slack in bytes for output that waited in the socket of the launcher, which holds less than this.
 _SOCKET_LINES, _SOCKET_BYTES = 1024, 1024 * 1024
-#: How many threads that can't be ended a launcher may have before it is replaced.
+#: Number of threads that can't be ended after which a launcher is replaced.
 _MAX_STUCK_THREADS = 32
 
 
@@ -54,7 +54,7 @@ class LauncherSource(Protocol):
     """Starts the launchers of one service, and signals handlers whose launcher was lost."""
 
     def launch(self, launcher_client: LauncherClient) -> None:
-        """Start a launcher; calls attach() of the client with its socket, or launcher_lost() on failure."""
+        """Start a launcher; call attach() of the client with its socket, or launcher_lost() on failure."""
 
     def signal(self, signal: Signal) -> None:
         """Send a signal to a handler whose launcher was lost."""
@@ -83,10 +83,10 @@ class LauncherEvents(Protocol):
         """Handle a connection whose process may still run, but whose exit can't be observed any more."""
 
     def stderr_line(self, connection_id: int, text: bytes) -> None:
-        """Handle a line that a process wrote for the log."""
+        """Handle a line of a process's standard error for the log."""
 
     def dropped(self, lines: int, size: int) -> None:
-        """Handle the loss of so many lines, with so many bytes, of output beyond stderr_rate."""
+        """Handle the loss of output beyond stderr_rate: the numbers of lines and of bytes."""
 
     def module_changed(self, module: str) -> None:
         """Handle a change on disk of a module that the launcher has imported."""
@@ -98,7 +98,7 @@ class LauncherEvents(Protocol):
         """Handle the start of a launcher in place of a lost one."""
 
     def unavailable(self, problem: str) -> None:
-        """Handle the reason why the launcher can't serve; empty when it can again."""
+        """Handle the reason why the launcher can't serve; empty once it can again."""
 
     def queue_drained(self) -> None:
         """Handle that more connections may be started."""
@@ -108,16 +108,16 @@ class LauncherClient:
     """The daemon's client of one service's launcher.
 
     Args:
-        reactor: for descriptors and delayed calls.
-        spec: the service.
+        reactor: watches descriptors and time.
+        spec: the launch spec of the service.
         source: starts its launchers.
         events: receives events about connections.
 
     Attributes:
-        ready: whether it has a launcher that can serve.
-        stopped: whether it has ended for good.
-        pids: of the launcher's running handlers, by connection.
-        orphaned: pids of handlers whose launcher was lost, by connection.
+        ready: whether there is a launcher that can serve.
+        stopped: whether stop() was called, or the client was replaced and its last connection has ended.
+        pids: the pids of the launcher's running handlers, by connection id.
+        orphaned: the pids of handlers whose launcher was lost, by connection id.
     """
 
     _log = Logger()
@@ -157,16 +157,16 @@ class LauncherClient:
         self.ensure_launcher()
 
     def drop(self, connection_id: int) -> bool:
-        """Close a connection that has no process yet; returns whether it had none."""
+        """Close a connection that has no process yet; return whether it had none."""
         if self._queue.drop(connection_id):
             return True
         return self._replacement is not None and self._replacement.drop(connection_id)
 
     def cancel(self, connection_id: int) -> bool:
-        """Close a connection that no launcher was sent.
+        """Close a connection that was not sent to a launcher yet.
 
         Returns:
-            Whether nothing will be reported about it. Otherwise it may have a process, and a report follows:
+            Whether no event of the connection will follow. Otherwise it may have a process, and an event follows:
             process_started, start_failed or process_lost.
         """
         if not self._queue.cancel(connection_id):
@@ -207,7 +207,7 @@ class LauncherClient:
         return self._pid
 
     def check_module(self) -> None:
-        """Ask the launcher to report if a module that it has imported has changed on disk."""
+        """Request a report from the launcher if a module that it has imported has changed on disk."""
         if self.ready and self.spec.handler and self._connection is not None:
             self._connection.check_module()
 
@@ -254,8 +254,8 @@ class LauncherClient:
         self._queue.resume()
 
     def protocol_error(self, reason: str) -> None:
-        """Kill a launcher that has reported what it may not report."""
-        # First, since launcher_lost() forgets the pid.
+        """Kill a launcher that has sent a report that is not allowed."""
+        # Before launcher_lost(), which resets the pid.
         self._source.kill(self._pid)
         self.launcher_lost(f"protocol error: {reason}")
 
@@ -281,7 +281,7 @@ class LauncherClient:
                 if self._release_connection(connection_id):
                     self._events.process_started(connection_id, pid)
                 else:
-                    # The connection was dropped meanwhile, and nothing else would end its process.
+                    # The connection was dropped meanwhile; its process is ended here, as nothing else would do it.
                     self._queue.signal(Signal(connection_id, pid, SIGKILL))
                     del self.pids[connection_id]
                     self._stop_if_done()
@@ -297,16 +297,16 @@ class LauncherClient:
                 self._stop_if_done()
 
     def _count_stuck(self, report: Ended, pid: int) -> None:
-        """Count the threads that can't be ended: a handler in a thread is reported as killed when it is abandoned."""
+        """Count threads that can't be ended: a handler in a thread is reported as killed when it is abandoned."""
         if pid == self._pid and report.status == SIGKILL:
             self._stuck += 1
             if self._stuck == _MAX_STUCK_THREADS:
                 self._events.threads_stuck()
 
     def _handle_idle(self) -> None:
-        """Let an idle launcher end. The next connection starts another one."""
+        """Close the socket of an idle launcher, which ends it; the next connection starts another one."""
         if self._queue or self._connection is None or not self._connection.protocol.idle:
-            # It has something to do or is about to.
+            # A connection was queued or sent meanwhile.
             return
         log_event(self._log, LAUNCHER, service=self._service, pid=self._pid, state="idle")
         self._close_connection()
@@ -315,10 +315,10 @@ class LauncherClient:
         self._pid = 0
 
     def _start_failed(self, problem: str) -> None:
-        """Report a launcher that can't serve; the next one is started after a pause, whether a client waits or not."""
+        """Report a launcher that can't serve; schedule another start after a pause, also without a waiting client."""
         self._problem = problem
         if self._ready_deferred is None:
-            # Otherwise another launcher serves until this one is ready.
+            # Otherwise the former launcher serves until this one is ready.
             self._events.unavailable(problem)
         self.launcher_lost(problem)
 
@@ -345,7 +345,7 @@ class LauncherClient:
             awaited.errback(result)
 
     def _output_limit(self) -> OutputLimit | None:
-        """Return a limit that a launcher that keeps to its own limit can't exceed; None for none."""
+        """Return a limit that a launcher within its own limit can't exceed; None for no limit."""
         spec = self.spec
         if not spec.stderr_lines:
             return None
@@ -364,7 +364,7 @@ class LauncherClient:
             self._connection = None
 
     def _release_connection(self, connection_id: int) -> bool:
-        """Close the daemon's descriptor of a connection that the launcher has; returns whether it was still queued."""
+        """Close the daemon's descriptor of a connection that the launcher has; return whether it was still queued."""
         was_full = self.full
         if not self.drop(connection_id):
             return False
@@ -373,7 +373,7 @@ class LauncherClient:
         return True
 
     def launcher_lost(self, reason: str) -> None:
-        """Handle the loss of a launcher, or a failed start; another one is started after a pause."""
+        """Handle the loss of a launcher, or a failed start; schedule another start after a pause."""
         self._requested = self.ready = False
         self._failing = True
         self.orphaned |= self.pids
@@ -398,26 +398,26 @@ class LauncherClient:
         for connection_id in given_up:
             self._events.start_failed(connection_id, 0)
         for connection_id in unknown:
-            # It may have a process; another launcher must not start a second process.
+            # The connection may have a process; another launcher must not start a second one.
             self._events.process_lost(connection_id)
         self._fire_ready(CommandError(reason))
         if self._replacement is not None:
             self.replace_by(self._replacement)
 
     def _retry_start(self) -> None:
-        """Start another launcher if something needs it, and report orphaned processes that have ended unnoticed."""
+        """Start another launcher if it is needed, and report orphaned processes whose exit was not reported."""
         self._retry = None
         for connection_id, pid in list(self.orphaned.items()):
             if not process_exists(pid):
-                # Its launcher was killed after it had reaped the process and before it could report that.
+                # The launcher was killed after it had reaped the process and before it could report the exit.
                 del self.orphaned[connection_id]
                 self._events.process_lost(connection_id)
-        # An idle service waits for the next connection, unless its last launcher could not start.
+        # Without work the launcher is started by the next connection, unless the last start failed.
         if self._queue or self._problem:
             self.ensure_launcher()
 
     def replace_by(self, replacement: LauncherClient) -> None:
-        """Let another client serve from now on, also queued connections; this launcher ends after its last handler."""
+        """Move to another client, with the queued connections; this launcher exits after its last handler."""
         self._replacement = replacement
         self._queue.move_unsent(replacement._queue)
         if replacement._queue:
@@ -425,13 +425,13 @@ class LauncherClient:
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
-        """Stop if this client was replaced and has no connection left, dropped ones without a report included."""
+        """Stop if this client was replaced and has no connection left, including dropped ones without a report."""
         awaits_report = self._connection is not None and self._connection.protocol.unanswered
         if self._replacement is not None and not (awaits_report or self._queue or self.pids or self.orphaned):
             self.stop()
 
     def zygote_lost(self) -> None:
-        """Report handlers of lost launchers as lost, since only the zygote could report their exit."""
+        """Report the handlers of lost launchers as lost: only the zygote could report their exit."""
         self._zygote_runs = False
         self._drop_orphans()
 
@@ -443,7 +443,7 @@ class LauncherClient:
     def orphan_exited(self, pid: int, status: int) -> None:
         """Handle the exit of a handler without launcher, or of a launcher with its threads."""
         if self._connection is not None and (pid == self._pid or pid in self.pids.values()):
-            # Its socket was closed before its children became orphans: all its reports come first.
+            # The socket of the launcher was closed before its children became orphans: all its reports come first.
             self._connection.read_all()
         for connection_id in [connection_id for connection_id, known in self.orphaned.items() if known == pid]:
             del self.orphaned[connection_id]
@@ -452,7 +452,7 @@ class LauncherClient:
         self._stop_if_done()
 
     def stop(self) -> None:
-        """Let the launcher end; connections without a process are closed."""
+        """Close the connections without a process, and the socket of the launcher, which ends it."""
         if self.stopped:
             return
         self.stopped = True
@@ -463,7 +463,7 @@ class LauncherClient:
         for connection_id in self._queue.close():
             self._events.start_failed(connection_id, 0)
         if self._pid and not self.ready:
-            # Its module is still being imported, which may last for ever: the launcher does not see its socket's end.
+            # The module is still being imported, possibly without end: the launcher does not notice its socket's end.
             self._source.kill(self._pid)
         self.launcher_lost("")
         self._fire_ready(CommandError("the service is about to end"))

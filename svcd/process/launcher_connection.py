@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LauncherConnection"]
 
-#: Packets read at once before other descriptors have their turn.
+#: Maximum number of packets that one call of doRead() reads.
 _BATCH = 64
-#: A launcher that has ended left fewer packets than this: the kernel keeps no more for one socket.
+#: Upper bound of the packets that an exited launcher has left: the kernel keeps fewer for one socket.
 _MAX_PACKETS = 4096
 
 
@@ -33,10 +33,10 @@ class _Owner(Protocol):
         """Handle the reports of one packet."""
 
     def launcher_lost(self, reason: str) -> None:
-        """Handle the end of the launcher; close() is called in it."""
+        """Handle the exit of the launcher; calls close()."""
 
     def protocol_error(self, reason: str) -> None:
-        """Handle a report that may not come now; close() is called in it."""
+        """Handle a report that is not allowed now; calls close()."""
 
     def stop(self) -> None:
         """Handle the stop of the reactor."""
@@ -51,7 +51,7 @@ class LauncherConnection:
         sock: a SOCK_SEQPACKET socket.
         protocol: the state of this launcher.
         owner: handles the reports.
-        name: of the service, for messages of the reactor.
+        name: the name of the service, for log messages.
 
     Attributes:
         sock: the socket, non-blocking.
@@ -77,11 +77,11 @@ class LauncherConnection:
         self.sock.close()
 
     def check_module(self) -> None:
-        """Ask the launcher whether a module that it has imported has changed on disk."""
+        """Request a check whether a module that the launcher has imported has changed on disk."""
         try:
             self.sock.send(pack(CheckModule()))
         except OSError:
-            # It is busy or has just ended; the next reload asks again.
+            # The launcher is busy or has just exited; the next reload sends the request again.
             return
         self.protocol.module_check_sent()
 
@@ -92,7 +92,7 @@ class LauncherConnection:
                 return
 
     def read_all(self) -> None:
-        """Read and handle all packets that a launcher has left when it ended."""
+        """Read and handle all packets that an exited launcher has left."""
         all(self._read_packet() for _ in range(_MAX_PACKETS))
 
     def _read_packet(self) -> bool:
@@ -108,7 +108,7 @@ class LauncherConnection:
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            # It ended with messages unread. What it sent before comes after this (unix(7)), and then the end.
+            # The launcher exited with messages unread. What it sent before follows this error (unix(7)).
             return True
         try:
             if not packet:
@@ -123,7 +123,7 @@ class LauncherConnection:
         """Yield the reports of a packet, each checked, until this connection is closed.
 
         Raises:
-            ValueError: a report may not come now.
+            ValueError: a report is not allowed now.
         """
         for report in parse_all(packet):
             if self._closed:
@@ -132,10 +132,10 @@ class LauncherConnection:
             yield report
 
     def _end_of_reports(self) -> None:
-        """Handle a packet without content, which is what the end of the launcher looks like.
+        """Handle an empty packet: recv(2) returns one at the end of the launcher.
 
         Raises:
-            ValueError: the launcher has not ended.
+            ValueError: the launcher has not exited.
         """
         poll = select.poll()
         poll.register(self.sock, 0)
@@ -152,5 +152,5 @@ class LauncherConnection:
         return self.sock.fileno()
 
     def logPrefix(self) -> str:
-        """Return the name that messages of the reactor begin with."""
+        """Return the prefix of log messages."""
         return self._name

@@ -1,4 +1,4 @@
-"""State of one launcher: which reports may come next, by what it was sent and has reported. No I/O."""
+"""State of the messages exchanged with one launcher, and which reports it may send next. No I/O."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_UNANSWERED", "LauncherProtocol"]
 
-#: How many connections may be sent to a launcher before it has reported their results.
+#: Maximum number of connections sent to a launcher whose start or failure it has not reported.
 MAX_UNANSWERED = 256
-#: Greater numbers of seconds, bytes or error numbers in a report are invalid.
+#: Maximum valid numbers of seconds and bytes, and error number, in a report.
 _MAX_SECONDS = 1e9
 _MAX_BYTES = 2**62
 _MAX_ERRNO = 4095
@@ -43,11 +43,11 @@ class _State(Enum):
 class LauncherProtocol:
     """The state of the messages exchanged with one launcher.
 
-    Its memory is bounded by what was sent: a report about anything else is an error.
+    Its memory is bounded by the sent connections: a report about any other connection is an error.
 
     Args:
-        output: the limit on reported handler output; None for none.
-        threads: whether handlers run in threads, which report Started themselves before they begin, without Starting.
+        output: the limit on reported handler output; None for no limit.
+        threads: whether handlers run in threads; each reports Started itself before it begins, without Starting.
 
     Attributes:
         ready: whether the launcher has reported Ready.
@@ -64,7 +64,7 @@ class LauncherProtocol:
 
     @property
     def idle(self) -> bool:
-        """Whether the launcher has nothing to report about any connection."""
+        """Whether no report about a connection is expected."""
         return not self._states
 
     @property
@@ -74,12 +74,12 @@ class LauncherProtocol:
 
     @property
     def unanswered(self) -> int:
-        """How many connections were sent whose start or failure is not reported yet."""
+        """The number of sent connections whose start or failure is not reported yet."""
         return self._unanswered
 
     @property
     def starting(self) -> list[int]:
-        """The connections that may or may not have a process: reported as Starting, without result."""
+        """The ids of connections that may or may not have a process: reported as Starting, without result."""
         return [connection_id for connection_id, state in self._states.items() if state is _State.STARTING]
 
     def connection_sent(self, connection_id: int) -> None:
@@ -89,14 +89,14 @@ class LauncherProtocol:
         self._highest = max(self._highest, connection_id)
 
     def module_check_sent(self) -> None:
-        """Record that the launcher was asked whether its module has changed."""
+        """Record a sent CheckModule message."""
         self._module_check_pending = True
 
     def check(self, report: Message) -> None:
         """Check a report and record it.
 
         Raises:
-            ValueError: the report may not come now; its text explains why.
+            ValueError: the report is not allowed now; the text has the reason.
         """
         if not self.ready and not isinstance(report, Ready):
             raise ValueError(f"{type(report).__name__} before Ready")

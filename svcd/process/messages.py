@@ -1,7 +1,7 @@
 """Messages between the daemon, the zygote and the launchers: packets of SOCK_SEQPACKET pairs.
 
-The daemon does not trust what it reads: a launcher has the rights of its handlers. A descriptor is sent beside a packet
-(SCM_RIGHTS, unix(7)), at most one with each.
+The daemon does not trust the messages: a launcher has the rights of its handlers. A packet carries at most one
+descriptor (SCM_RIGHTS, unix(7)).
 
 Imports little, for bare interpreters.
 """
@@ -52,9 +52,9 @@ MAX_PACKET = 65_536
 MAX_REASON = 4096
 #: How a descriptor is packed for SCM_RIGHTS.
 FD_STRUCT = struct.Struct("i")
-#: Queued messages longer than this in all, in bytes, are sent at once.
+#: Total length of queued messages from which they are sent at once, in bytes.
 _MAX_QUEUED = 4096
-#: How long the number of dropped lines is collected before it is sent, in seconds.
+#: Interval at which the number of dropped lines is sent, in seconds.
 _DROPPED_INTERVAL = 1.0
 
 
@@ -62,8 +62,8 @@ class Connection(NamedTuple):
     """To a launcher, with a descriptor: serve this connection.
 
     Attributes:
-        connection_id: unique in the daemon's life.
-        environment: NAME=VALUE with NULs between them, for the variables that depend on the connection.
+        connection_id: the id of the connection, unique since the start of the daemon.
+        environment: the variables that depend on the connection: NAME=VALUE, separated by NULs.
     """
 
     connection_id: int
@@ -75,8 +75,8 @@ class Signal(NamedTuple):
 
     Attributes:
         connection_id: the connection.
-        pid: of the handler.
-        signal: its number.
+        pid: the pid of the handler.
+        signal: the number of the signal.
     """
 
     connection_id: int
@@ -85,7 +85,7 @@ class Signal(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """From a launcher: it serves, or with a problem, that it can't and ends."""
+    """From a launcher: it is ready; or with a problem: it can't serve and exits."""
 
     problem: bytes = b""
 
@@ -93,7 +93,7 @@ class Ready(NamedTuple):
 class CheckModule(NamedTuple):
     """To a launcher, after a reload: read the time zone again (tzset(3)), and report if a module has changed on disk.
 
-    It applies to the handler's module and to modules that came with it.
+    The check covers the handler's module and the modules imported with it.
     """
 
 
@@ -104,11 +104,11 @@ class Changed(NamedTuple):
 
 
 class Idle(NamedTuple):
-    """From a launcher: it has had no handler for `launcher_idle`, and ends if its socket is closed now."""
+    """From a launcher: it has had no handler for `launcher_idle`, and exits if its socket is closed now."""
 
 
 class Starting(NamedTuple):
-    """From a launcher, before it starts a handler: if it is lost after this, the handler may or may not exist."""
+    """From a launcher, before it starts a handler: if the launcher is lost after this, the handler may exist."""
 
     connection_id: int
 
@@ -128,13 +128,13 @@ class Failed(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """From a launcher: a handler has ended.
+    """From a launcher: a handler has exited.
 
     Attributes:
         connection_id: the connection.
-        status: as of wait(2).
-        user, system: processor time in seconds.
-        bytes_in, bytes_out: received from the client, and acknowledged by it; -1 if not counted.
+        status: the exit status as of wait(2).
+        user, system: CPU time in seconds.
+        bytes_in, bytes_out: the bytes received from the client, and those acknowledged by it; -1 if not counted.
     """
 
     connection_id: int
@@ -169,7 +169,7 @@ class StartLauncher(NamedTuple):
     """To the zygote: start the launcher of a service.
 
     Attributes:
-        row: of the service in the zygote's table.
+        row: the row of the service in the zygote's table.
         options: launcher options that differ from the table (launcher_options()); empty for none.
     """
 
@@ -178,7 +178,7 @@ class StartLauncher(NamedTuple):
 
 
 class LauncherStarted(NamedTuple):
-    """From the zygote, with the launcher's socket: it runs; or with an errno and no socket: it could not be forked."""
+    """From the zygote, with the launcher's socket: it runs; or with an errno and no socket: it was not started."""
 
     row: int
     pid: int
@@ -186,7 +186,7 @@ class LauncherStarted(NamedTuple):
 
 
 class ChildExited(NamedTuple):
-    """From the zygote: a launcher has ended, or a handler whose launcher ended before it; `status` as of wait(2)."""
+    """From the zygote: a launcher has exited, or a handler whose launcher exited before; `status` as of wait(2)."""
 
     pid: int
     status: int
@@ -211,7 +211,7 @@ Message: TypeAlias = (
     | ChildExited
 )
 
-#: Of each message: the first byte, the layout of the numbers that follow, and whether it ends in bytes.
+#: For each message: the first byte, the layout of the numbers that follow, and whether it ends in bytes.
 _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Connection: (b"C", struct.Struct("=Q"), True),
     Signal: (b"S", struct.Struct("=Qii"), False),
@@ -248,7 +248,7 @@ def parse(packet: bytes) -> Message:
     """Return the message of a packet.
 
     Raises:
-        ValueError: it is not a message, or more than one.
+        ValueError: it is not exactly one message.
     """
     messages = parse_all(packet)
     if len(messages) != 1:
@@ -260,7 +260,7 @@ def parse_all(packet: bytes) -> list[Message]:
     """Return the messages of a packet, one or more; a message that ends in bytes is the last.
 
     Raises:
-        ValueError: the packet has no message, has other content, or is longer than MAX_PACKET.
+        ValueError: the packet is empty, has invalid content, or is longer than MAX_PACKET.
     """
     if len(packet) > MAX_PACKET:
         raise ValueError("a packet that is too long")
@@ -281,15 +281,15 @@ def parse_all(packet: bytes) -> list[Message]:
 
 
 class MessageWriter:
-    """Sends a launcher's messages to the daemon, while that still runs.
+    """Sends a launcher's messages to the daemon as long as it runs.
 
     Args:
         control: the socket to the daemon.
-        limit: the limit on handler output; None for none.
+        limit: the limit on handler output; None for no limit.
         clock: returns seconds, monotonic.
 
     Attributes:
-        due: when the number of dropped lines is to be sent, by the clock; None if none was dropped.
+        due: the time at which to send the number of dropped lines, by the clock; None if none was dropped.
     """
 
     def __init__(self, control: socket.socket, limit: OutputLimit | None, clock: Callable[[], float]) -> None:
@@ -302,7 +302,7 @@ class MessageWriter:
         self.due: float | None = None
 
     def send(self, message: Message) -> None:
-        """Send a message now; in a launcher with threads, any of them may call it."""
+        """Send a message now; any thread may call it."""
         self._send(pack(message))
 
     def send_output(self, number: int, text: bytes) -> None:
@@ -316,7 +316,7 @@ class MessageWriter:
         self.send(StderrLine(number, text))
 
     def send_dropped(self) -> None:
-        """Send the number of dropped lines, if it is due."""
+        """Send the number of dropped lines, if this is due."""
         with self._lock:
             if self.due is None or self._clock() < self.due:
                 return

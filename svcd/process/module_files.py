@@ -1,4 +1,4 @@
-"""Changes on disk of modules that a process has imported. Bare interpreters read this module, too."""
+"""Changes on disk of modules that a process has imported. Imports little, for bare interpreters."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 __all__ = ["ModuleFiles"]
 
-#: The number of files that are checked at most.
+#: Maximum number of checked files.
 _MAX_FILES = 1000
 
 
 class ModuleFiles:
-    """The files of a module and of modules that came with it, as they were at creation.
+    """The files of a module and of the modules imported with it, with their state at creation.
 
     Args:
         reference: `package.module:name`, already imported; all modules of the same package count.
-        folders: all modules from these folders count as well.
+        folders: directories; all modules from these count as well.
     """
 
     def __init__(self, reference: str, folders: Sequence[str] = ()) -> None:
@@ -38,7 +38,7 @@ class ModuleFiles:
     def changed(self) -> str:
         """Return the name of a module whose file has changed; empty if there is none.
 
-        A file that is missing or unreadable now has not changed: an update may be in progress.
+        A file that is missing or unreadable now counts as unchanged: an update may be in progress.
         """
         for path, (name, stamp) in self._stamps.items():
             if _stamp(path) not in (None, stamp):

@@ -22,7 +22,7 @@ class PacketQueue:
     """Packets in their order, at most one for each key; they wait while the socket is full.
 
     Args:
-        reactor: for delayed calls.
+        reactor: schedules retries.
     """
 
     def __init__(self, reactor: FdReactor) -> None:
@@ -32,17 +32,17 @@ class PacketQueue:
         self._call: IDelayedCall | None = None
 
     def put(self, key: Hashable, packet: bytes) -> None:
-        """Send a packet, in place of one of the same key that was not sent yet."""
+        """Send a packet; it replaces a packet with the same key that was not sent yet."""
         self._packets[key] = packet
         self._send()
 
     def open(self, sock: socket.socket) -> None:
-        """Send to this non-blocking socket from now on."""
+        """Start sending to a socket, which must be non-blocking."""
         self._socket = sock
         self._send()
 
     def close(self) -> None:
-        """Stop sending, and drop what was not sent."""
+        """Stop sending, and drop the packets that were not sent."""
         self._socket = None
         self._packets.clear()
         if self._call is not None:
@@ -61,8 +61,8 @@ class PacketQueue:
                 self._socket.send(packet)
                 del self._packets[key]
         except (BrokenPipeError, ConnectionResetError):
-            # The process has ended, which its reader is about to notice.
+            # The process has exited, which its reader is about to notice.
             return
         except OSError:
-            # The socket is full, or the system has no room (ENOBUFS).
+            # The socket is full, or the system lacks resources (ENOBUFS).
             self._call = self._reactor.callLater(_RETRY_SECONDS, self._retry)

@@ -28,12 +28,12 @@ _KILLED = 1 << (signal.SIGKILL - 1)
 
 @implementer(IReadDescriptor)
 class PidfdChild:
-    """A child of the daemon, by its pidfd (pidfd_open(2)): readable when the child has ended.
+    """A child of the daemon, watched by its pidfd (pidfd_open(2)), which is readable once the child has exited.
 
     Args:
         reactor: watches the pidfd.
-        pid: of the child.
-        ended: called with its status, as of wait(2), when it is reaped.
+        pid: the pid of the child.
+        ended: called with the exit status, as of wait(2), when the child is reaped.
     """
 
     def __init__(self, reactor: FdReactor, pid: int, ended: Callable[[int], None]) -> None:
@@ -51,26 +51,26 @@ class PidfdChild:
         self._on_exit(status)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Ignore the stop of the reactor."""
+        """Do nothing at the stop of the reactor."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""
         return self._pidfd
 
     def logPrefix(self) -> str:
-        """Return the name in messages of the reactor."""
+        """Return the prefix of log messages."""
         return "child"
 
 
 def is_ending(pid: int, pidfd: int) -> bool:
-    """Return whether a process has ended or is about to.
+    """Return whether a process has exited or is exiting.
 
     A killed process frees its memory before it closes its descriptors and before its pidfd is readable, which takes
-    some milliseconds, and it may wait for a processor before that; /proc shows it at once.
+    some milliseconds, and it may wait for a CPU before that; /proc shows the exit at once.
 
     Args:
-        pid: of a process that is not reaped, or not a child.
-        pidfd: of the same process; -1 if it was gone when the pidfd was to be opened.
+        pid: the pid of a process that is not reaped, or not a child.
+        pidfd: the pidfd of the same process; -1 if it had exited before the pidfd could be opened.
     """
     if pidfd < 0:
         return True

@@ -1,4 +1,4 @@
-"""Starting programs: with posix_spawn, which copies no memory of this process, where possible."""
+"""Starting programs, with posix_spawn(3) where possible, which does not copy the memory of this process."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramRunner", "connection_variables"]
 
-#: Prefixes of the variables that a connection may set: none makes a program load or run something.
+#: Prefixes of the variables that a connection may set; none of these makes a program load or run code.
 _CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
 
 
 def connection_variables(data: bytes) -> dict[bytes, bytes]:
-    """Return the variables of a Connection message, without those that a connection must not set."""
+    """Return the variables of a Connection message that a connection may set."""
     values = {}
     for item in data.split(b"\0"):
         name, equals, value = item.partition(b"=")
@@ -30,7 +30,7 @@ class ProgramRunner:
     """Starts the program of a service.
 
     Args:
-        spec: the service.
+        spec: the launch spec of the service.
     """
 
     def __init__(self, spec: LaunchSpec) -> None:
@@ -49,15 +49,15 @@ class ProgramRunner:
 
         Args:
             _connection_id: not used for a program.
-            environment: of the connection.
-            fd: its socket, above 3, which becomes standard input and output.
+            environment: the variables of the connection.
+            fd: the socket, a descriptor above 3, which becomes standard input and output.
             stderr: the descriptor that becomes standard error.
 
         Returns:
             The pid of the process, which leads a session of its own.
 
         Raises:
-            OSError: it could not be started.
+            OSError: the process could not be started.
         """
         values = {**self._environment, **connection_variables(environment)}
         if self._limits or self._listen_fds:
@@ -70,7 +70,7 @@ class ProgramRunner:
         return os.posix_spawn(self._path, self._argv, values, file_actions=actions, setsid=True)
 
     def _fork(self, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
-        """Start the program by fork(2) and execve(2), for limits and LISTEN_PID, which are set in the child."""
+        """Start the program by fork(2) and execve(2), to set limits and LISTEN_PID in the child."""
         failed, fail = os.pipe2(os.O_CLOEXEC)
         try:
             pid = os.fork()
@@ -78,7 +78,7 @@ class ProgramRunner:
                 self._execute(values, fd, stderr, fail)
         finally:
             os.close(fail)
-            # Closed without content by execve(2); otherwise the errno of the failure.
+            # Empty after a successful execve(2), which closes the pipe; otherwise the errno.
             answer = os.read(failed, 16)
             os.close(failed)
         if answer:

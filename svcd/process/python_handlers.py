@@ -1,4 +1,4 @@
-"""Runners of Python handlers: in a child of an interpreter that has imported their module, or in a thread."""
+"""Runners of Python handlers, in a forked child of the interpreter that has imported the module, or in a thread."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ __all__ = ["ForkRunner", "ThreadRunner", "import_handler"]
 
 
 class _Server:
-    """The server attribute of socketserver's handlers, as far as there is one.
+    """The server attribute of socketserver handlers, with the attributes that apply here.
 
     Attributes:
         server_address: the local address of the connection.
-        environment: the variables that a program would have for the connection.
+        environment: the environment variables that a program would get for the connection.
     """
 
     def __init__(self, server_address: object, environment: dict[str, str]) -> None:
@@ -53,18 +53,18 @@ def import_handler(name: str, path: Sequence[str] = ()) -> Callable[..., object]
         path: the new sys.path; empty keeps it.
 
     Raises:
-        ImportError: there is none, with the reason.
+        ImportError: there is no such handler; the text has the reason.
     """
     if path:
         sys.path[:] = path
     found = import_object(name)
     if not callable(found):
-        raise ImportError(f"{name} is neither a request handler nor a function: it can't be called")  # noqa: TRY004 - one kind for all
+        raise ImportError(f"{name} is neither a request handler nor a function: it can't be called")  # noqa: TRY004 - one exception type for all
     return found  # type: ignore[no-any-return]
 
 
 def _call_handler(function: Callable[..., object], sock: socket.socket, values: dict[str, str]) -> None:
-    """Call a handler with the arguments that its kind expects, and close the connection as socketserver does."""
+    """Call a handler with the arguments for its type, and close the connection as socketserver does."""
     kind = getattr(sys.modules.get("socketserver"), "BaseRequestHandler", None)
     server, address = _addresses(sock, values)
     try:
@@ -73,14 +73,14 @@ def _call_handler(function: Callable[..., object], sock: socket.socket, values: 
         else:
             function(sock, address)
     finally:
-        # close() alone would leave the connection open while another process has a copy of it.
+        # With close() alone the connection would stay open while another process has a copy of it.
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_WR)
         sock.close()
 
 
 def _addresses(sock: socket.socket, values: dict[str, str]) -> tuple[object, object]:
-    """Return the local and remote address as accept() returns them; behind a proxy, those of the real client."""
+    """Return the local and remote address as accept() returns them, from the PROXY header if there is one."""
     if "REMOTE_ADDR" not in values:
         return sock.getsockname(), ""
     if sock.family != socket.AF_UNIX and "PROXY_ADDR" not in values:
@@ -106,8 +106,8 @@ class ForkRunner:
 
     Args:
         function: the handler.
-        spec: its service.
-        close_in_child: closes in a child the descriptors of its parent.
+        spec: the launch spec of the service.
+        close_in_child: closes the descriptors of the parent; called in each child.
         close_reports: receives the reports of children that close their connections; None if not needed.
     """
 
@@ -133,7 +133,7 @@ class ForkRunner:
         Raises:
             OSError: the process could not be forked.
         """
-        # Not in the child: each page that it writes to first is copied.
+        # Before the fork: a child copies each page of memory that it writes to.
         values = _decode(environment)
         pid = os.fork()
         if not pid:
@@ -150,7 +150,7 @@ class ForkRunner:
             os.dup2(stderr, 2)
             os.close(stderr)
             apply_limits(self._limits)
-            # update() would cost more by its checks of the argument.
+            # Not update(), whose checks of the argument cost more.
             for name, value in values.items():
                 os.environ[name] = value
             _call_handler(self._function, self._socket(connection_id, fd), values)
@@ -159,7 +159,7 @@ class ForkRunner:
             code, text = _exit_result(exit_error)
             if text:
                 os.write(2, BLOCK + text + BLOCK)
-        except BaseException:  # noqa: BLE001 - SIGINT too ends this process, which is one connection's
+        except BaseException:  # noqa: BLE001 - any exception, also by SIGINT, ends the process of this connection only
             os.write(2, BLOCK + traceback.format_exc().encode(errors="replace") + BLOCK)
         finally:
             with contextlib.suppress(OSError, ValueError):
@@ -198,13 +198,13 @@ class ThreadRunner:
         self._writer = writer
         self._send = writer.send
         self._clock = clock
-        # Handlers whose end is about to be reported.
+        # Connections whose end is about to be reported.
         self._ending: set[int] = set()
         self._last_end = 0.0
         self._open: dict[int, tuple[socket.socket, threading.Thread]] = {}
 
     def idle_since(self) -> float:
-        """Return when the last handler ended; infinity while one runs that was not abandoned."""
+        """Return the time at which the last handler ended; infinity while a handler runs that was not abandoned."""
         return math.inf if self._open or self._ending else self._last_end
 
     def start(self, connection_id: int, environment: bytes, fd: int, _stderr: int) -> int:
@@ -216,7 +216,7 @@ class ThreadRunner:
         # Imported late: with threading loaded, Python does extra work in each forked child.
         import threading
 
-        # A copy, since the caller closes its descriptor if the thread can't be started.
+        # A copy: the caller closes its own descriptor.
         sock = self._socket(connection_id, os.dup(fd))
         thread = threading.Thread(
             target=self._run, args=(connection_id, _decode(environment), sock), name=f"connection {connection_id}"
@@ -250,7 +250,7 @@ class ThreadRunner:
                 found[0].shutdown(socket.SHUT_RDWR)
 
     def abandon(self, connection_id: int) -> None:
-        """Report a handler as killed that goes on without its connection: nothing can end a thread."""
+        """Report a handler as killed, although its thread continues without the connection: threads can't be ended."""
         if self._open.pop(connection_id, None) is not None:
             self._send(Ended(connection_id, signal.SIGKILL))
 
@@ -269,11 +269,11 @@ class ThreadRunner:
             code, text = _exit_result(exit_error)
             if text:
                 self._writer.send_output(connection_id, text[:MAX_BLOCK])
-        except BaseException:  # noqa: BLE001 - Ctrl-C comes to the main thread alone
+        except BaseException:  # noqa: BLE001 - only the main thread gets KeyboardInterrupt
             self._writer.send_output(connection_id, traceback.format_exc().encode(errors="replace")[-MAX_BLOCK:])
         finally:
             self._ending.add(connection_id)
-            # No report if it was abandoned.
+            # An abandoned handler has been reported already.
             counts = UNKNOWN if self._counts is None else self._counts.pop(connection_id, UNKNOWN)
             if self._open.pop(connection_id, None) is not None:
                 self._send(Ended(connection_id, (code & 0xFF) << 8, 0.0, 0.0, *counts))

@@ -1,4 +1,4 @@
-"""Signals in zygote and launchers: none ends them, handlers inherit none ignored or blocked, children wake them."""
+"""Signals of zygote and launchers: termination signals are ignored, SIGCHLD wakes them, handlers inherit defaults."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = [
     "reset_inherited_signals",
 ]
 
-#: Signals that may be sent to a whole process group or service at its end. The daemon ends its launchers by
-#: closing their sockets, later than that, so that handlers can end first.
+#: Signals that may be sent to a whole process group or service to terminate it. The daemon ends its launchers later, by
+#: closing their sockets, so that handlers can end first.
 _TERMINATION_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
 
 # Python's defaults, not the system's: SIGPIPE is ignored, so that writing raises an OSError; Ctrl-C is an exception.
@@ -43,7 +43,7 @@ _SIGSET_BYTES = 8
 
 
 def reset_inherited_signals() -> None:
-    """Unblock all signals, and reset an ignored SIGCHLD, which the parent process may have left.
+    """Unblock all signals, and reset SIGCHLD, which the parent process may have blocked or ignored.
 
     Both are inherited through execve(2). With SIGCHLD ignored, wait(2) finds no child.
     """
@@ -53,11 +53,11 @@ def reset_inherited_signals() -> None:
 
 
 def _no_op(_number: int, _frame: FrameType | None) -> None:
-    """Ignore a signal. Unlike SIG_IGN this becomes the default again in a program that is executed."""
+    """Ignore a signal. Unlike SIG_IGN this is reset to the default by execve(2)."""
 
 
 def ignore_termination_signals() -> None:
-    """Let no termination signal end this process; programs that it executes have all signals at their default."""
+    """Ignore the termination signals in this process; in programs that it executes all signals have their default."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in signal.valid_signals():
         if number in _TERMINATION_SIGNALS:
@@ -68,7 +68,7 @@ def ignore_termination_signals() -> None:
 
 
 def _reset_libc_signals() -> None:
-    """Set the signals of the C library to their default, on known machines; before the library uses them."""
+    """Set the reserved signals of the C library to their default, on known machines, before the library uses them."""
     call = _RT_SIGACTION.get(os.uname().machine)
     if call is not None:
         libc = ctypes.CDLL(None)
@@ -78,7 +78,7 @@ def _reset_libc_signals() -> None:
 
 
 def default_signals() -> None:
-    """Set all signals as in a new Python program, in a child that goes on without execve(2)."""
+    """Set all signals as in a new Python program, in a child that does not call execve(2)."""
     signal.set_wakeup_fd(-1)
     for number, handler in _DEFAULTS:
         # Not signal.signal, which creates enum members: memory that a forked child writes to is copied.
@@ -86,7 +86,7 @@ def default_signals() -> None:
 
 
 class ChildWatch:
-    """A descriptor that is readable when a child may have ended; other signals wake it as well. One per process."""
+    """A descriptor that is readable when a child may have exited, or after another signal. One per process."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -103,7 +103,7 @@ class ChildWatch:
         return self._read
 
     def clear(self) -> None:
-        """Make the descriptor unreadable until another child ends."""
+        """Make the descriptor unreadable until the next signal."""
         with contextlib.suppress(BlockingIOError):
             while len(os.read(self._read, 4096)) == 4096:
                 pass
@@ -115,7 +115,7 @@ class ChildWatch:
 
 
 def reap_children() -> Iterator[tuple[int, int, float, float]]:
-    """Reap the children that have ended; yields pid, status as of wait(2), user and system seconds."""
+    """Reap the exited children; yield pid, status as of wait(2), user and system CPU time in seconds."""
     while True:
         try:
             pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -127,7 +127,7 @@ def reap_children() -> Iterator[tuple[int, int, float, float]]:
 
 
 def process_exists(pid: int) -> bool:
-    """Return whether there is a process with this pid, unreaped ones included."""
+    """Return whether there is a process with this pid, including zombies."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

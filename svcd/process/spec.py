@@ -1,4 +1,4 @@
-"""LaunchSpec: what the zygote has to start for a service, with which credentials and limits."""
+"""LaunchSpec: the program or handler of a service, with its credentials and limits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["LaunchSpec", "ProcessCredentials", "ResourceLimit", "add_nofile_limit", "dump", "load"]
 
-#: The fewest descriptors that a launcher itself needs.
+#: Minimum number of descriptors that a launcher needs.
 _MIN_FDS = 64
 
 
@@ -20,12 +20,12 @@ class ResourceLimit(NamedTuple):
 
 
 class ProcessCredentials(NamedTuple):
-    """Credentials and limits of a handler. None keeps what the daemon was started with.
+    """Credentials and limits of a handler. None keeps the value that the daemon was started with.
 
     Attributes:
         user, group: numeric IDs.
         groups: the supplementary groups, as numeric IDs.
-        umask: permissions that new files don't get.
+        umask: the permissions that new files don't get.
         nice: added to the priority (nice(2)); below 0 needs root.
         root: the root directory; only root can change it.
         folder: the working directory, inside of root.
@@ -50,20 +50,20 @@ class LaunchSpec(NamedTuple):
     """A service whose connections are served by processes or threads.
 
     Attributes:
-        name: of the service, for messages.
+        name: the id of the service, for messages.
         identity: credentials of the handlers.
-        environment: the variables that every connection has in common.
+        environment: the variables that all connections share.
         program: the path of a program; empty for a Python handler.
         argv: its arguments, including the first.
         handler: `module:name` of a Python handler.
         path: the sys.path for its module.
-        own_path: the part of it that belongs to the service, where its modules may change.
+        own_path: the part of `path` that belongs to the service, where its modules may change.
         threads: whether a Python handler runs in a thread, not in a process.
         log_stderr: whether the standard error of a program goes to the log, not to the client.
         listen_fds: whether a program gets the socket as descriptor 3 as well (sd_listen_fds(3)).
         stderr_lines, stderr_bytes: limit on handler output in the log per second; 0 for none.
-        idle: after so many seconds without a handler the launcher ends; 0 if it stays.
-        start_timeout: how long the start of the launcher may take, in seconds.
+        idle: time without a handler after which the launcher exits, in seconds; 0 for no limit.
+        start_timeout: time limit of the start of the launcher, in seconds.
         hold: whether the launcher keeps a copy of the socket while the handler has it, to count its bytes.
     """
 
@@ -100,21 +100,21 @@ def load(data: bytes) -> tuple[LaunchSpec, ...]:
     return tuple(_spec(*values) for values in marshal.loads(data))  # noqa: S302
 
 
-def _spec(name: str, identity: Any, *rest: Any) -> LaunchSpec:  # noqa: ANN401 - as it was dumped
+def _spec(name: str, identity: Any, *rest: Any) -> LaunchSpec:  # noqa: ANN401 - plain values of dump()
     *others, own, handlers = identity
     return LaunchSpec(name, ProcessCredentials._make((*others, _limits(own), _limits(handlers))), *rest)
 
 
-def _limits(values: Any) -> tuple[ResourceLimit, ...]:  # noqa: ANN401 - as it was dumped
+def _limits(values: Any) -> tuple[ResourceLimit, ...]:  # noqa: ANN401 - plain values of dump()
     return tuple(ResourceLimit(*value) for value in values)
 
 
 def add_nofile_limit(
     own: tuple[ResourceLimit, ...], handler: tuple[ResourceLimit, ...], files: ResourceLimit, *, keeps: bool
 ) -> Any:  # noqa: ANN401
-    """Return the launcher's own limits and its handlers', with the limit on open files added to one of them.
+    """Return the launcher's own limits and its handlers' limits, with the limit of open files added to one of them.
 
-    What a launcher keeps open for each handler must not be limited like the handler.
+    A launcher that keeps descriptors open for its handlers must not have the limit of a handler.
     """
     if not keeps and files.soft >= _MIN_FDS:
         return (*own, files), handler

@@ -27,7 +27,7 @@ class StderrSplitter:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take output; returns the lines and blocks that are complete now, without line ends and without empty ones."""
+        """Add output; return the lines and blocks that are complete now, without line ends and empty lines."""
         complete = []
         rest = self._rest + data
         size, at = len(rest), 0
@@ -52,20 +52,20 @@ class StderrSplitter:
         return [each for each in complete if each.strip()]
 
     def end(self) -> list[bytes]:
-        """Return the rest at the end of the output."""
+        """Return the remaining lines at the end of the output."""
         rest, self._rest = self._rest.strip(BLOCK), b""
         return [rest] if rest.strip() else []
 
 
 class OutputLimit:
-    """Limit on handler output: two token buckets, of lines and of bytes. A line that does not fit into both is dropped.
+    """Limit on handler output: two token buckets, for lines and bytes. A line that does not fit into both is dropped.
 
     Args:
-        lines: per second; the bucket holds as many, and `slack_lines` more.
-        size: bytes per second; the bucket holds as many, or one block if that is more, and `slack_bytes` more.
+        lines: lines per second; also the capacity of the bucket, without `slack_lines`.
+        size: bytes per second; the capacity is this or one block, whichever is more, and `slack_bytes`.
         clock: returns seconds, monotonic.
-        slack_lines: for lines that were delayed on their way.
-        slack_bytes: for bytes that were delayed on their way.
+        slack_lines: additional lines, for output that was delayed on its way.
+        slack_bytes: additional bytes, for output that was delayed on its way.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OutputLimit:
         self._last = clock()
 
     def take(self, size: int) -> bool:
-        """Count a line of so many bytes; returns whether there is room for it. A line without room is not counted."""
+        """Count a line of `size` bytes; return whether there is room for it. A line without room is not counted."""
         now = self._clock()
         passed, self._last = now - self._last, now
         self._lines = min(self._lines + passed * self._rates[0], self._capacity[0])

@@ -1,9 +1,9 @@
 """The zygote: the process that launchers are forked from, also after the daemon has given up root.
 
-Only the zygote keeps the rights that the daemon was started with, so it does as little as possible: it knows the table
-of services that it was given at its start. On request it starts another launcher for a row of the table, with the same
-rights or fewer (svcd.process.launch_options has the rule), or signals a handler that has lost its launcher. It ends
-with the daemon. It resumes stopped launchers (SIGSTOP) then: they may have to signal their handlers, and end.
+Only the zygote keeps the rights that the daemon was started with, so it does as little as possible: it has a table of
+services, fixed at its start. On request it starts another launcher for a row of the table, with the same rights or
+fewer (svcd.process.launch_options has the rule), or signals a handler whose launcher was lost. It exits with the
+daemon. Before that it resumes stopped launchers (SIGSTOP), which may have to signal their handlers, and exit.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ class _Zygote:
                 self._handle_order(packet)
 
     def resume_launchers(self) -> None:
-        """Resume stopped launchers, which then see that the daemon is gone."""
+        """Resume stopped launchers, which then notice the end of the daemon."""
         for pid in self._launchers:
             # None of them was reaped, so the pids are valid.
             with contextlib.suppress(OSError):
                 os.kill(pid, SIGCONT)
 
     def _handle_order(self, packet: bytes) -> None:
-        """Follow an order. A compromised daemon can get what is in the table or less, nothing else."""
+        """Execute an order. A compromised daemon can get the rights of a row of the table or fewer, nothing else."""
         try:
             order = parse(packet)
         except ValueError:
@@ -122,14 +122,14 @@ class _Zygote:
             self._control.close()
             self._watch.close()
             code = serve(spec, control)
-        except BaseException:  # noqa: BLE001 - whatever it is, the zygote's own life must not go on here
+        except BaseException:  # noqa: BLE001 - the child must not continue in the code of the zygote
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
 
 
 def _signal_orphan(order: Signal) -> None:
-    """Signal the process group of a handler that has lost its launcher; launchers lead no group."""
+    """Signal the process group of a handler whose launcher was lost; launchers lead no group."""
     if order.pid <= 0 or order.signal not in (SIGTERM, SIGKILL):
         return
     with contextlib.suppress(OSError):
@@ -139,7 +139,7 @@ def _signal_orphan(order: Signal) -> None:
 
 
 def _close_inherited_fds(kept: int) -> None:
-    """Close the inherited descriptors beyond the standard ones: no handler may have them."""
+    """Close all inherited descriptors except the standard ones and `kept`: no handler may get them."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - pathlib is not worth its memory here
         if int(name) > 2 and int(name) != kept:
             # The descriptor of the listing itself is closed already.

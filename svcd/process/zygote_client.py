@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ZygoteClient"]
 
-#: Run by a bare interpreter: sys.path has the standard library, then svcd, nothing of an environment or directory.
+#: Code for a bare interpreter: sys.path has the standard library and svcd, no entry of an environment or directory.
 _CODE = "import sys; sys.path.append({root!r}); from svcd.process.zygote import main; main()"
 
 
@@ -74,10 +74,10 @@ class _ZygoteLauncherSource:
 
 @implementer(IReadDescriptor)
 class ZygoteClient:
-    """A zygote, and through it a launcher for each spawned service.
+    """The daemon's client of a zygote, which starts a launcher for each spawned service.
 
     Args:
-        reactor: for descriptors and delayed calls.
+        reactor: watches descriptors and time.
     """
 
     _log = Logger()
@@ -99,7 +99,7 @@ class ZygoteClient:
         self._restart_call: IDelayedCall | None = None
 
     def launcher_client(self, spec: LaunchSpec, events: LauncherEvents) -> LauncherClient:
-        """Add a service, before the zygote starts; returns its client."""
+        """Add a service before the zygote starts; return the client of its launcher."""
         self._specs.append(spec)
         return self.new_launcher_client(len(self._specs) - 1, events, spec)
 
@@ -107,9 +107,9 @@ class ZygoteClient:
         """Return another client of a service that was added.
 
         Args:
-            row: of the service in the table.
+            row: the row of the service in the table.
             events: receives events about its connections.
-            spec: as in the table, but for launcher options.
+            spec: its launch spec, as in the table except for launcher options.
         """
         self._launcher_clients = [
             launcher_client for launcher_client in self._launcher_clients if not launcher_client.stopped
@@ -135,14 +135,14 @@ class ZygoteClient:
     def row_startable_as_root(self, spec: LaunchSpec) -> int | None:
         """Return the row of a service that this zygote can start as root, with these rights; None if there is none.
 
-        It can give nothing but what is in its table, or less.
+        The zygote can give the rights in its table or fewer.
         """
         row = self.spec_in_table(spec.name)
         return None if row is None or not self.has_root or self.excess(spec) else self._specs.index(row)
 
     @property
     def services(self) -> frozenset[str]:
-        """The services that have a launcher here."""
+        """The ids of the services whose launchers this zygote starts."""
         return frozenset(spec.name for spec in self._specs)
 
     @property
@@ -151,7 +151,7 @@ class ZygoteClient:
         return all(launcher_client.stopped for launcher_client in self._launcher_clients)
 
     def start(self) -> None:
-        """Start the zygote, with the rights that the daemon has now. Without services nothing is started.
+        """Start the zygote, with the rights that the daemon has now; without services do nothing.
 
         Raises:
             OSError: the process could not be started.
@@ -169,7 +169,7 @@ class ZygoteClient:
                 {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, zygote_end.fileno(), 0),
-                    # dup2(2) to its own number would not clear close-on-exec.
+                    # dup2(2) to the same number would not clear close-on-exec.
                     (os.POSIX_SPAWN_DUP2, table, TABLE_FD + 1),
                     (os.POSIX_SPAWN_DUP2, TABLE_FD + 1, TABLE_FD),
                     (os.POSIX_SPAWN_CLOSE, TABLE_FD + 1),
@@ -188,7 +188,7 @@ class ZygoteClient:
         log_event(self._log, ZYGOTE, pid=pid, state="started")
 
     def connected(self, sock: socket.socket, pid: int) -> None:
-        """Use the socket of a zygote that was started."""
+        """Use the socket of a newly started zygote."""
         self._socket = sock
         self._pid, self._since, self._reason = pid, self._reactor.seconds(), ""
         self._reactor.addReader(self)
@@ -196,12 +196,12 @@ class ZygoteClient:
             (row, launcher_client) for row, launcher_client in self._requested if not launcher_client.stopped
         )
         for row, launcher_client in self._requested:
-            # Requests that the previous zygote did not answer.
+            # Send again the requests that the previous zygote did not answer.
             self._packets.put(launcher_client, self._order(row, launcher_client))
         self._packets.open(sock)
 
     def request_launcher(self, row: int, launcher_client: LauncherClient) -> None:
-        """Request a launcher; without a zygote the next one is asked."""
+        """Request a launcher; without a zygote the request is sent to the next one."""
         self._requested.append((row, launcher_client))
         if self._socket is not None:
             self._packets.put(launcher_client, self._order(row, launcher_client))
@@ -213,13 +213,13 @@ class ZygoteClient:
         )
 
     def send(self, message: Signal | Kill, key: int | str) -> None:
-        """Send an order that only the present zygote can follow."""
+        """Send an order that applies only to the present zygote."""
         if self._socket is not None:
             self._packets.put(key, pack(message))
 
     def doRead(self) -> None:
         """Read and handle a report of the zygote."""
-        assert self._socket is not None  # noqa: S101 - it is watched as long as it is there
+        assert self._socket is not None  # noqa: S101 - the socket is watched only while it is open
         try:
             packet, rights, _, _ = self._socket.recvmsg(
                 MAX_PACKET + 1, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_CMSG_CLOEXEC
@@ -227,7 +227,7 @@ class ZygoteClient:
         except BlockingIOError:
             return
         except ConnectionResetError:
-            # It ended with orders unread; what it sent before comes after this (unix(7)).
+            # The zygote exited with orders unread; what it sent before follows this error (unix(7)).
             return
         fds = array.array("i")
         for _, _, data in rights:
@@ -243,7 +243,7 @@ class ZygoteClient:
                 each.close()
             self._reason = f"protocol error: {error}"
             self._close_socket()
-            # Only root can kill a zygote that root has started; without its socket it ends by itself.
+            # Only root can kill a zygote that runs as root; without its socket it exits by itself.
             with contextlib.suppress(PermissionError):
                 os.kill(self._pid, SIGKILL)
 
@@ -251,7 +251,7 @@ class ZygoteClient:
         """Handle a report.
 
         Raises:
-            ValueError: it may not come now.
+            ValueError: the report is not allowed now.
         """
         report = parse(packet)
         if isinstance(report, ChildExited):
@@ -261,7 +261,7 @@ class ZygoteClient:
                 launcher_client.orphan_exited(report.pid, report.status)
             return
         if not isinstance(report, LauncherStarted):
-            raise ValueError(f"{type(report).__name__}, which no zygote reports")  # noqa: TRY004 - as any other mistake
+            raise ValueError(f"{type(report).__name__}, which no zygote reports")  # noqa: TRY004 - as any other invalid report
         if not self._requested or self._requested[0][0] != report.row:
             raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
         if len(sockets) != (report.errno == 0) or (report.pid > 0) != (report.errno == 0):
@@ -282,7 +282,7 @@ class ZygoteClient:
             self._packets.close()
 
     def _zygote_exited(self, status: int) -> None:
-        """Handle the exit of the zygote: expected after stop(), otherwise restart it after a pause. Launchers go on."""
+        """Handle the exit of the zygote, expected after stop(); otherwise restart it after a pause. Launchers stay."""
         self._close_socket()
         if self._stopping is not None:
             self._stopping.callback(None)
@@ -309,7 +309,7 @@ class ZygoteClient:
             self._schedule_restart()
 
     def stop(self) -> Deferred[None]:
-        """Let the launchers end, then the zygote; fires when it is gone. Running handlers go on."""
+        """Stop the launchers, then the zygote; return a Deferred that fires when it has exited. Handlers stay."""
         for launcher_client in self._launcher_clients:
             launcher_client.stop()
         if self._restart_call is not None:
@@ -318,19 +318,19 @@ class ZygoteClient:
         if self._socket is None:
             return succeed(None)
         self._stopping = self._stopping or Deferred()
-        # A stopped zygote must be resumed to end; this fails if only root may do it.
+        # A stopped zygote (SIGSTOP) must be resumed to exit; this fails if only root may do it.
         with contextlib.suppress(OSError):
             os.kill(self._pid, SIGCONT)
         self._close_socket()
         return self._stopping
 
     def connectionLost(self, reason: Failure) -> None:
-        """Ignore the stop of the reactor."""
+        """Do nothing at the stop of the reactor."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def logPrefix(self) -> str:
-        """Return the name in messages of the reactor."""
+        """Return the prefix of log messages."""
         return "zygote"

@@ -52,7 +52,7 @@ class _LoadedTls:
     """State of a ServerTls, replaced as a whole.
 
     Attributes:
-        service: has the options.
+        service: the service with the options in use.
         contexts: the contexts of new handshakes.
         file_stats: FileReader.file_stat() of each file, taken just before it was read.
         problems: reasons why the content of some files is not in use.
@@ -72,7 +72,7 @@ class ServerTls:
 
     Args:
         service: the service, which has TLS (Service.tls).
-        files: reads the files that its options name.
+        files: reads the files that the options name.
         wall_clock: returns the time of day, in seconds since 1970.
 
     Raises:
@@ -127,7 +127,7 @@ class ServerTls:
         return connection
 
     def refusal(self, connection: SSL.Connection) -> str | None:
-        """Return why a client is refused after its handshake; None if it is accepted.
+        """Return the reason to refuse a client after its handshake; None if it is accepted.
 
         OpenSSL itself fails the handshake of a client that lacks a required certificate or has an invalid one. For an
         accepted client peer_identity() raises nothing.
@@ -161,10 +161,10 @@ class ServerTls:
         return partial(self._activate, self._load(service, self._state.contexts))
 
     def reload(self) -> tuple[bool, list[ConfigProblem]]:
-        """Read all files again and use what is valid; in place of what is not, or has expired, the old one stays.
+        """Read all files again and use the valid content; in place of invalid or expired content the old one stays.
 
         Returns:
-            Whether other certificates are in use now, and the problems found.
+            Whether the certificates in use have changed, and the problems found.
         """
         previous, file_stats = self._state.contexts, self._stat_files(self.service)
         tls_files, problems = read_tls_files(self.service, self._files, self._wall_clock(), previous.tls_files)
@@ -244,7 +244,7 @@ class ServerTls:
 
 
 def _without_keys(tls_files: TlsFiles) -> tuple[object, ...]:
-    """Return all but the private keys, which can't be compared; a changed key changes its certificate as well."""
+    """Return the content for comparisons, without private keys: a changed key changes its certificate as well."""
     named = {name: each.chain for name, each in tls_files.named.items()}
     default = tls_files.default.chain if tls_files.default is not None else None
     return default, named, tls_files.authorities, tls_files.revocations

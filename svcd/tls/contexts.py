@@ -47,8 +47,8 @@ def _make_context(service: Service, tls_files: TlsFiles, credentials: Credential
     """Make the context of one certificate, without the choice by host name.
 
     Args:
-        service: has the options.
-        tls_files: has the authorities and revocation lists for client certificates.
+        service: the service with its options.
+        tls_files: the content with the authorities and revocation lists for client certificates.
         credentials: the certificate and its key; with None every handshake fails.
 
     Raises:
@@ -90,7 +90,7 @@ def _ask_clients(context: SSL.Context, service: Service, tls_files: TlsFiles) ->
         # CHECK_ALL: intermediate authorities can be revoked as well.
         store.set_flags(X509StoreFlags.CRL_CHECK | X509StoreFlags.CRL_CHECK_ALL)
     else:
-        # Each certificate in tls_client_ca is trusted, be it a root or an intermediate. With revocation lists OpenSSL
+        # Each certificate in tls_client_ca is trusted, whether root or intermediate. With revocation lists OpenSSL
         # needs the whole chain up to the root.
         store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     required = SSL.VERIFY_FAIL_IF_NO_PEER_CERT if service.options.tls_client == "required" else 0
@@ -102,8 +102,8 @@ class Contexts:
     """All contexts of a service.
 
     Attributes:
-        service: has the options that they were made with.
-        tls_files: the certificates that they were made of.
+        service: the service with the options of the contexts.
+        tls_files: the certificates of the contexts.
         first: the context in which every handshake begins; its callback switches to one of the others. Session tickets
             of all names have its keys: OpenSSL takes them from the context in which the handshake began.
         named: the contexts by host name, with the keys of TlsFiles.named.
@@ -119,9 +119,9 @@ def make_contexts(service: Service, tls_files: TlsFiles, previous: Contexts | No
     """Make the contexts of a service.
 
     Args:
-        service: has the options.
+        service: the service with its options.
         tls_files: the content of its certificate files.
-        previous: earlier contexts of the service; those of names whose certificate is unchanged are used again.
+        previous: earlier contexts of the service; those of names with unchanged certificates are used again.
 
     Raises:
         ConfigError: OpenSSL does not accept a certificate, or the system has no memory for callbacks.

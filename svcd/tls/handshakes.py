@@ -18,7 +18,7 @@ __all__ = ["HANDSHAKE_SECONDS", "HandshakeTracker"]
 
 #: Time limit of a handshake, in seconds; a service's first_byte_timeout may end it earlier.
 HANDSHAKE_SECONDS = 30.0
-#: How long a handshake is safe from eviction, in seconds.
+#: Age before which a handshake is not evicted, in seconds.
 _GRACE = 0.5
 
 
@@ -27,7 +27,7 @@ class _PendingHandshake(Protocol):
         """End the connection: the handshake has reached its time limit."""
 
     def evict(self) -> None:
-        """End the connection: another connection needs its place."""
+        """End the connection to make room for another one."""
 
 
 class HandshakeTracker:
@@ -36,7 +36,7 @@ class HandshakeTracker:
     One timer serves all of them: the oldest handshake reaches its time limit first.
 
     Args:
-        server: makes the TLS side of each connection.
+        server: creates the TLS side of each connection.
         counters: counts results.
         reactor: provides time and timers.
         call_soon: calls a function in the next iteration of the reactor.
@@ -58,7 +58,7 @@ class HandshakeTracker:
         self.reactor = reactor
         self.call_soon = call_soon
         self._counters = counters
-        # The deadline of each, oldest first.
+        # The deadline of each handshake, oldest first.
         self._pending: dict[_PendingHandshake, float] = {}
         self._timer: IDelayedCall | None = None
 
@@ -70,12 +70,12 @@ class HandshakeTracker:
         return self.server.serverConnectionForTLS(protocol)
 
     def done(self, protocol: _PendingHandshake, version: str) -> None:
-        """Count a successful handshake and forget it."""
+        """Count a successful handshake and remove it."""
         self._pending.pop(protocol, None)
         self._counters.handshake_done(version)
 
     def failed(self, protocol: _PendingHandshake, reason: str) -> None:
-        """Count a failed handshake and forget it; a handshake is counted once.
+        """Count a failed handshake and remove it; each handshake is counted once.
 
         Args:
             protocol: the connection.
@@ -85,7 +85,7 @@ class HandshakeTracker:
             self._counters.handshake_failed(reason)
 
     def forget(self, protocol: _PendingHandshake) -> None:
-        """Forget a handshake, whatever its result."""
+        """Remove a handshake without counting a result."""
         self._pending.pop(protocol, None)
 
     def evict(self) -> bool:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_READ", "MAX_RECORD", "ServerConnection", "ServerContext"]
 
-#: The most that one record holds (RFC 8446, 5.1), in bytes.
+#: Maximum size of the content of a record (RFC 8446, 5.1), in bytes.
 MAX_RECORD = 16_384
-#: The most that read_records() returns, in bytes: two full records with their headers, and some more.
+#: Maximum size that read_records() returns, in bytes: two full records with their headers, and some more.
 MAX_READ = 36_864
 # Shared by all connections: each is filled and copied from within one call.
 _PLAIN = ffi.new("char[]", MAX_RECORD)
@@ -88,7 +88,7 @@ class ServerConnection(SSL.Connection):
         return None if self._wants_more(size) else b""
 
     def encrypt(self, data: bytes | memoryview) -> int:
-        """Encrypt data, which must not be empty, one record at most; return how many bytes.
+        """Encrypt data, which must not be empty, one record at most; return the number of encrypted bytes.
 
         Raises:
             SSL.Error: the connection has failed.
@@ -118,7 +118,7 @@ class ServerContext(SSL.Context):
     def set_groups(self) -> None:
         """Set the groups for the key exchange.
 
-        Where the bindings lack the function, OpenSSL's default holds: the same groups first, and some more.
+        If the bindings lack the function, OpenSSL's default applies: the same groups first, and some more.
         """
         if not hasattr(lib, "SSL_CTX_set1_curves_list"):
             return
@@ -131,9 +131,9 @@ class ServerContext(SSL.Context):
         """Switch handshakes to another context by the host name that the client requests (SNI).
 
         Args:
-            find: returns the context for a host name in lower case, which is empty if the client requested none; None
-                if there is none. It must not refer to this context, which would never be freed then.
-            refuse: whether handshakes fail if there is none; else they go on in this context.
+            find: returns the context for a host name in lower case, empty if the client requested none; None if there
+                is no such context. It must not refer to this context, which would never be freed then.
+            refuse: whether handshakes fail without such a context; otherwise they continue in this context.
 
         Raises:
             MemoryError: the system has no memory for callbacks.
@@ -141,8 +141,8 @@ class ServerContext(SSL.Context):
 
         def called(ssl: int, alert: object, _argument: object) -> int:
             handle = ffi.cast("SSL *", ssl)
-            asked = lib.SSL_get_servername(handle, lib.TLSEXT_NAMETYPE_host_name)
-            name = ffi.string(asked).decode("ascii", "replace").lower().removesuffix(".") if asked else ""
+            sni = lib.SSL_get_servername(handle, lib.TLSEXT_NAMETYPE_host_name)
+            name = ffi.string(sni).decode("ascii", "replace").lower().removesuffix(".") if sni else ""
             context = find(name)
             if context is None and refuse:
                 alert[0] = _UNRECOGNIZED_NAME  # type: ignore[index]

@@ -105,11 +105,11 @@ def _verify_result(error: str, *, present: bool) -> str:
 
 
 def failure_reason(error: object, connection: ServerConnection | None = None) -> str:
-    """Return why a handshake failed, in OpenSSL's terms: `no shared cipher`, `http request`, `unexpected eof`.
+    """Return the reason why a handshake failed, in OpenSSL's terms, such as `no shared cipher` or `http request`.
 
     Args:
         error: an exception, or a Failure with one.
-        connection: the connection; adds what was wrong with the client's certificate.
+        connection: the connection; adds the verification error of the client's certificate.
     """
     if isinstance(error, Failure):
         error = error.value
@@ -135,7 +135,7 @@ def subject_alt_names(certificate: x509.Certificate) -> tuple[ClientName, ...]:
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, *UNREADABLE):
-        # An extension that can't be parsed counts as none.
+        # An extension that can't be parsed counts as missing.
         return ()
     return tuple(_client_names(found))
 
@@ -176,12 +176,12 @@ def _matches(name: ClientName, wanted: ClientName) -> bool:
 
 
 def _is_host(name: str, wanted: str) -> bool:
-    # The library accepts some texts that are no host names, as with an empty label.
+    # The library accepts some texts that are not host names, such as those with an empty label.
     if not _HOST.fullmatch(name):
         return False
-    # Reversed roles in comparison with server certificates: the wildcard is in the option, not in the certificate.
+    # The roles are reversed compared with server certificates: the wildcard is in the option, not in the certificate.
     try:
         return DNS_ID(name).verify(DNSPattern(wanted.encode()))
     except (ValueError, ImportError):
-        # No host name; or one with characters beyond ASCII, which certificates encode (RFC 5280, 7.2).
+        # Not a host name, or one with characters beyond ASCII, which certificates encode (RFC 5280, 7.2).
         return False

@@ -114,17 +114,17 @@ class TlsProtocol(TlsOutput):
         self._linger_timer: IDelayedCall | None = None
         self.inner: Any = None
         self.received_data = self.inner_raised = False
-        # Whether the inner protocol wants input, whether input is closed, and whether the transport is paused.
+        # Whether the inner protocol accepts input, whether input is closed, and whether the transport is paused.
         self._wants_input, self._input_closed, self._transport_paused = True, False, False
         # Input not delivered yet: whether OpenSSL may have plaintext, whether the transport's input has ended since,
-        # and the bytes that OpenSSL was not given.
+        # and the bytes that were not passed to OpenSSL.
         self._pending_plaintext = self._transport_ended = False
         self._undecrypted: list[memoryview] = []
         self._discarded_bytes = 0
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a transport
         if name.startswith("__") or name == "startTLS":
-            # Special methods are not forwarded, and startTLS() is impossible: TLS is already there.
+            # Special methods are not forwarded, and startTLS() is impossible: the connection already has TLS.
             raise AttributeError(name)
         return getattr(self.transport, name)
 
@@ -136,7 +136,7 @@ class TlsProtocol(TlsOutput):
         self._connection = self._handshakes.begin(self)
 
     def connectionMade(self) -> None:
-        """Required by IProtocol and never called: makeConnection() is overridden."""
+        """Do nothing: IProtocol requires this method, which makeConnection() does not call."""
 
     def readConnectionLost(self) -> None:
         """Handle the end of the transport's input."""
@@ -202,7 +202,7 @@ class TlsProtocol(TlsOutput):
             self._deliver()
 
     def _deliver(self) -> None:
-        """Deliver the plaintext that OpenSSL has to the inner protocol, until that pauses."""
+        """Deliver the plaintext in OpenSSL to the inner protocol until that pauses."""
         decrypt = self._connection.decrypt
         self._pending_plaintext = True
         while self._wants_input:
@@ -220,7 +220,7 @@ class TlsProtocol(TlsOutput):
             self.inner.dataReceived(data)
 
     def _process_pending(self) -> None:
-        """Deliver pending input, giving OpenSSL a slice at a time."""
+        """Deliver pending input; pass it to OpenSSL one slice at a time."""
         self._receiving = True
         try:
             while self._wants_input:
@@ -256,7 +256,7 @@ class TlsProtocol(TlsOutput):
                 self._transport_paused = False
                 self.transport.resumeProducing()
         except KeyboardInterrupt:
-            # Ctrl-C is for the daemon.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
         except BaseException:  # noqa: BLE001 - an error in a service ends one connection only
             self._log.failure("a protocol raised", Failure())
@@ -271,7 +271,7 @@ class TlsProtocol(TlsOutput):
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
-        """Resume input of the inner protocol; pending input comes in the next iteration of the reactor."""
+        """Resume input of the inner protocol; pending input follows in the next iteration of the reactor."""
         self._wants_input = not self._input_closed
         if not (self._pending_plaintext or self._undecrypted or self._transport_ended):
             self._transport_paused = False
@@ -330,7 +330,7 @@ class TlsProtocol(TlsOutput):
         try:
             inner = self._build_inner()
         except KeyboardInterrupt:
-            # Ctrl-C is for the daemon.
+            # Ctrl-C stops the daemon; it is not an error of this service.
             raise
         except BaseException as error:  # noqa: BLE001 - an error in a service ends one connection only
             self._failure = reason_of(error)
@@ -340,7 +340,7 @@ class TlsProtocol(TlsOutput):
         return inner
 
     def _reject(self, failure: str, word: str) -> None:
-        """Fail the handshake, and close so that the alert arrives (as svcd.connections.lingering_close does)."""
+        """Fail the handshake, and close so that the alert arrives (as in svcd.connections.lingering_close)."""
         self._handshake_failed(failure, word)
         self._send_close_notify()
         self._stop_input()
@@ -390,7 +390,7 @@ class TlsProtocol(TlsOutput):
         self.transport.loseConnection()
 
     def _too_many_key_updates(self) -> None:
-        """Abort a connection whose client makes OpenSSL send too many records of its own."""
+        """Abort the connection: its client makes OpenSSL send too many records of its own."""
         if not self.version:
             # OpenSSL limits the size of a handshake itself.
             return
@@ -404,7 +404,7 @@ class TlsProtocol(TlsOutput):
         return self._connection
 
     def getPeerCertificate(self) -> Any:  # noqa: ANN401 - an X509 of pyOpenSSL, or None
-        """Return the verified certificate of the client; None if it has sent none."""
+        """Return the verified certificate of the client; None if it has not sent a certificate."""
         return self._connection.get_peer_certificate()
 
     @property
@@ -444,11 +444,11 @@ class TlsProtocol(TlsOutput):
 
     @property
     def end_reason(self) -> str:
-        """The reason for which the inner protocol has closed the connection; empty if it has none."""
+        """The reason for which the inner protocol has closed the connection; empty without a reason."""
         return self._end_reason or getattr(self.inner, "end_reason", "")
 
     def drain(self) -> None:
-        """Ask the inner protocol to close the connection as soon as its answers are sent."""
+        """Close the connection as soon as the answers of the inner protocol are sent."""
         drain = getattr(self.inner, "drain", None)
         if drain is not None:
             drain()
@@ -458,5 +458,5 @@ class TlsProtocol(TlsOutput):
         return type(self.inner or self).__name__
 
 
-# Its methods are partly those of the transport below, so implementer() can't check it.
+# Some of its methods are those of the transport below, so implementer() can't check it.
 classImplements(TlsProtocol, ISSLTransport)

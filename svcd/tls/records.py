@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SLICE", "TlsOutput"]
 
-#: The most that OpenSSL buffers of input and of output, in bytes: its buffers never shrink.
+#: Maximum number of bytes that OpenSSL buffers of input and of output: its buffers never shrink.
 SLICE = 32_768
 #: Smaller writes, in bytes, wait for the next iteration of the reactor, to share a record.
 _SMALL_WRITE = 4096
 #: While input is processed, output goes to the transport at the end, or when it has this size, in bytes: pausing and
 #: resuming in between costs a fifth of the throughput.
 _MAX_READY = 262_144
-#: The most that OpenSSL may send on its own after the handshake, in bytes: a client that does not read could request
-#: key updates without end, each answered with about 27 bytes.
+#: Maximum number of bytes that OpenSSL may send on its own after the handshake: a client that does not read could
+#: request key updates without end, each answered with about 27 bytes.
 _MAX_UNSOLICITED = 65_536
 
 
@@ -65,7 +65,7 @@ class TlsOutput:
         self._producer: Any = None
         # Whether output is closed, and whether it closes once the producer is done.
         self._streaming = self._output_closed = self._closing_output = self.disconnecting = False
-        # Whether output will be flushed anyway: after the input being processed, or by a scheduled call.
+        # Whether a flush of output will follow: after the input being processed, or by a scheduled call.
         self._receiving = self._scheduled = False
         # Waiting small writes; bytes encrypted since records were last collected; bytes that OpenSSL sent on its own.
         self._small_writes: list[bytes] = []
@@ -78,7 +78,7 @@ class TlsOutput:
         """Send data; small writes are joined until the next iteration of the reactor.
 
         Raises:
-            TypeError: data is no bytes-like object.
+            TypeError: data is not a bytes-like object.
         """
         if type(data) is not bytes:
             data = bytes(memoryview(data))
@@ -102,12 +102,12 @@ class TlsOutput:
         """Send several pieces as one write.
 
         Raises:
-            TypeError: a piece is no bytes-like object.
+            TypeError: a piece is not a bytes-like object.
         """
         self.write(b"".join(iovec))
 
     def _flush(self) -> None:
-        """Encrypt waiting small writes and give all records to the transport."""
+        """Encrypt waiting small writes and pass all records to the transport."""
         if not self._output_closed:
             self._send_small_writes()
             self._collect_records()
@@ -122,7 +122,7 @@ class TlsOutput:
                 self._send(data)
 
     def _send(self, data: bytes) -> None:
-        """Encrypt data, collecting records so that OpenSSL buffers a slice at most."""
+        """Encrypt data slice by slice and collect the records after each: OpenSSL buffers one slice at most."""
         try:
             sent = self._connection.encrypt(data)
             self._encrypted_bytes += sent
@@ -167,7 +167,7 @@ class TlsOutput:
         if not self._output_closed:
             self._send_small_writes()
         if self._output_closed:
-            # It may be closed by now: OpenSSL may have failed to encrypt the small writes.
+            # The connection may be closed now: OpenSSL may have failed to encrypt the small writes.
             return
         # OpenSSL refuses during a handshake and after an error.
         with suppress(SSL.Error):
@@ -193,7 +193,7 @@ class TlsOutput:
         self.transport.registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
-        """Unregister the producer; a close requested meanwhile follows."""
+        """Unregister the producer; then close, if that was requested meanwhile."""
         if self._producer is None:
             return
         self._producer = None
@@ -209,14 +209,14 @@ class TlsOutput:
         self.loseConnection()
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close after everything is written, and, with a producer, after that is unregistered."""
+        """Close after all data is written, with a producer after it is unregistered."""
         if not (self.disconnecting or self._connection is None):
             self.disconnecting = True
             if self._producer is None:
                 self._finish()
 
     def loseWriteConnection(self) -> None:
-        """Close output after everything is written; the client may go on sending."""
+        """Close output after all data is written; the client may continue to send."""
         if not (self._closing_output or self.disconnecting or self._connection is None):
             self._closing_output = True
             if self._producer is None or self._streaming:
@@ -259,5 +259,5 @@ class TlsOutput:
         raise NotImplementedError
 
     def _too_many_key_updates(self) -> None:
-        """Abort a connection whose client makes OpenSSL send too many records of its own."""
+        """Abort the connection: its client makes OpenSSL send too many records of its own."""
         raise NotImplementedError

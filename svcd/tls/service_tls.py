@@ -1,4 +1,4 @@
-"""TLS of a service, which may have it from the start, or get it or lose it with a reload."""
+"""TLS of a service, which a reload may enable, change or disable."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ServiceTls", "TlsFactory"]
 class ServiceTls:
     """Optional TLS of one service.
 
-    Modules that import OpenSSL are imported when the service gets TLS: a daemon without TLS loads none of them.
+    Modules that import OpenSSL are imported once a service has TLS: a daemon without TLS imports none of them.
 
     Args:
         reactor: provides time and timers.
@@ -94,7 +94,7 @@ class TlsFactory:
     """
 
     def __init__(self, factory: IProtocolFactory, handshakes: HandshakeTracker) -> None:
-        # Imported here, since it loads OpenSSL.
+        # Imported late: it loads OpenSSL.
         from svcd.tls.protocol import TlsProtocol
 
         self._factory = factory
@@ -102,11 +102,11 @@ class TlsFactory:
         self._protocol = TlsProtocol
 
     def doStart(self) -> None:
-        """Start the service's factory, for one more listener."""
+        """Start the service's factory: a listener was added."""
         self._factory.doStart()
 
     def doStop(self) -> None:
-        """Stop the service's factory, for one listener less."""
+        """Stop the service's factory: a listener was removed."""
         self._factory.doStop()
 
     def buildProtocol(self, addr: IAddress) -> TlsProtocol:

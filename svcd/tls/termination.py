@@ -1,8 +1,8 @@
 """TLS termination for handler processes: the daemon decrypts, and the handler gets plaintext on a pair of sockets.
 
-The daemon has one end of the pair and the handler the other (unix(7), unnamed). Each direction has its own end and its
-own back-pressure. Everything that a handler has written before its exit reaches the client, whether or not the handler
-has read its input.
+The daemon has one end of the pair and the handler the other (unix(7), unnamed). Each direction ends independently and
+has its own back-pressure. All output that a handler has written before its exit reaches the client, whether or not the
+handler has read its input.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientEnd", "HandlerEnd", "TlsTerminator"]
 
-#: The size of a read after the handler's exit, in bytes, and the number of reads: more than the pair's buffers hold.
+#: Size of a read after the handler's exit, in bytes, and number of reads: more than the buffers of the pair hold.
 _PIECE = 65_536
 _MAX_PIECES = 64
 
@@ -41,7 +41,7 @@ class TlsTerminator(TlsProtocol):
 
     Args:
         handshakes: the handshakes of the service.
-        adopt: gives the daemon's end of the pair to the reactor.
+        adopt: connects a protocol to the daemon's end of the pair.
         descriptors: counts the connection, and in advance the daemon's end of the pair.
         on_handshake_done: called when the handshake is done.
         on_close: called when the connection is closed.
@@ -77,8 +77,8 @@ class TlsTerminator(TlsProtocol):
         self._on_close = on_close
         self._aborted = self._handler_connected = self.closed = False
         self.final_byte_counts = -1, -1
-        # One for the connection, and one for the daemon's end of the pair: after its handshake a client must not fail
-        # for want of a descriptor.
+        # One for the connection and one for the daemon's end of the pair: after its handshake a client must not fail
+        # for lack of a descriptor.
         descriptors.acquire()
         descriptors.acquire()
 
@@ -92,10 +92,10 @@ class TlsTerminator(TlsProtocol):
             transport.abortConnection()
 
     def connect_handler(self) -> int:
-        """Make the pair of sockets; return the descriptor of the handler's end, which is blocking. The caller owns it.
+        """Create the pair of sockets; return the descriptor of the handler's blocking end. The caller owns it.
 
         Raises:
-            OSError: there are no descriptors.
+            OSError: no descriptor is left.
         """
         near, far = socket.socketpair()
         end = HandlerEnd(self.inner, self._descriptors.release)
@@ -112,7 +112,7 @@ class TlsTerminator(TlsProtocol):
         """Close the connection after the handler's exit, as soon as the client has all output of the handler.
 
         Args:
-            linger: whether the client then has some time to close first.
+            linger: whether the client has some time to close first.
         """
         client: ClientEnd | None = self.inner
         if client is None:
@@ -130,10 +130,10 @@ class TlsTerminator(TlsProtocol):
             self.abortConnection()
 
     def byte_counts(self) -> tuple[int, int] | None:
-        """Return the bytes received, 0 before application data comes, and the bytes that the peer has acknowledged.
+        """Return the bytes received, 0 before application data, and the bytes that the peer has acknowledged.
 
         Returns:
-            GONE when the connection is closed, None if the transport does not count them.
+            The two counts; GONE if the connection is closed, None if the transport does not count them.
         """
         if self.closed:
             return GONE
@@ -186,7 +186,7 @@ class ClientEnd(BufferedPipeEnd):
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
-        """Announce the handshake; the client's input is paused until there is a pair of sockets."""
+        """Report the end of the handshake; pause the client's input until the pair of sockets exists."""
         self.transport.pauseProducing()
         self._on_handshake_done()
 
@@ -196,7 +196,7 @@ class ClientEnd(BufferedPipeEnd):
         if self.gone:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > LINGER_BYTES:
-                # The client still has its time to read the remaining output.
+                # The client still has time to read the remaining output.
                 self.transport.pauseProducing()
 
     def readConnectionLost(self) -> None:
@@ -206,12 +206,12 @@ class ClientEnd(BufferedPipeEnd):
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Note that output is shut down; after the handler's exit the client's time to close begins."""
+        """Handle the shutdown of output; after the handler's exit the client's time to close begins."""
         self._shutdown_sent = True
         if self.gone:
             self._linger()
 
-    def other_lost(self, *, orderly: bool) -> None:  # noqa: ARG002 - as of PipeEnd
+    def other_lost(self, *, orderly: bool) -> None:  # noqa: ARG002 - signature of PipeEnd
         """Close after the handler's exit, as soon as the client has all output.
 
         Closing with unread input sends a reset, which discards unsent output (RFC 1122, 4.2.2.13). So the client has
@@ -240,7 +240,7 @@ class ClientEnd(BufferedPipeEnd):
 
 
 class HandlerEnd(PipeEnd):
-    """Daemon's end of the pair of sockets.
+    """The daemon's end of the pair of sockets.
 
     Args:
         client: the client's end of the pipe.
@@ -258,7 +258,7 @@ class HandlerEnd(PipeEnd):
         transport: Any = self.transport
         self._socket: socket.socket = transport.getHandle()
         if self._client.gone:
-            # The client has closed meanwhile.
+            # The client has closed the connection meanwhile.
             transport.loseConnection()
         else:
             self._client.join(self)
@@ -290,7 +290,7 @@ class HandlerEnd(PipeEnd):
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Note that all input of the client is written to the handler's socket."""
+        """Handle that all input of the client is written to the handler's socket."""
         self._shutdown_sent = True
         if self.other is None:
             self.transport.loseConnection()
@@ -308,13 +308,13 @@ class HandlerEnd(PipeEnd):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002 - Twisted's signature
         """Handle the end of the pair."""
         if self.other is not None:
-            # A handler that leaves input unread resets the pair, possibly before all its output was read.
+            # A handler that leaves input unread resets the pair, possibly before all its output has been read.
             self._read_remaining()
             self._disconnect()
         self._release()
 
     def _read_remaining(self) -> None:
-        """Pass on the output that is left in the socket's buffer."""
+        """Pass on the remaining output in the socket's buffer."""
         client = self.other
         if client is None:
             return
@@ -326,7 +326,7 @@ class HandlerEnd(PipeEnd):
                 client.transport.write(data)
 
     def _disconnect(self) -> None:
-        """Separate both ends of the pipe, and let the client's end close."""
+        """Separate both ends of the pipe; the client's end then closes."""
         client = self._client
         self.other = client.other = None
         client.transport.unregisterProducer()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECK_SECONDS", "CertificateWatcher"]
 
-#: How often files are checked, in seconds. stat(2) of each path detects switched links, and costs microseconds.
+#: Interval of file checks, in seconds. stat(2) of each path detects changed symbolic links, and takes microseconds.
 CHECK_SECONDS = 5.0
-#: How often session tickets get new keys, in seconds.
+#: Interval at which session tickets get new keys, in seconds.
 _RENEW_SECONDS = 12 * 3600.0
 _DAY = 86_400.0
 
@@ -65,13 +65,13 @@ class CertificateWatcher:
         self._wall_clock = wall_clock
         self._states: dict[ServerTls, _FileState] = {}
         self._known: set[ServerTls] = set()
-        # Unreadable files that the log has named in this check.
+        # Unreadable files that were logged in this check.
         self._reported: set[str] = set()
         self._renewed = self._warned = 0.0
         self._call: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Start checking; to be called after the daemon has changed its user."""
+        """Start checking; must be called after the daemon has changed its user."""
         self._renewed = self._warned = self._clock.seconds()
         self._check()
 
@@ -90,7 +90,7 @@ class CertificateWatcher:
         self._schedule_check()
 
     def _schedule_check(self) -> None:
-        # Without TLS there is no timer.
+        # Without TLS no timer is needed.
         if self._call is None and self._servers():
             self._call = self._clock.callLater(CHECK_SECONDS, self._check)
 
@@ -128,7 +128,7 @@ class CertificateWatcher:
         if file_stats == server.file_stats:
             state.tried = {}
             return False
-        # A certificate and its key may be two files, and writing takes a while: wait until two checks agree.
+        # A certificate and its key may be two files, and writing takes some time: wait until two checks agree.
         if file_stats == state.tried or not (settled or file_stats == previous):
             return False
         state.tried = file_stats
@@ -149,7 +149,7 @@ class CertificateWatcher:
         return changed
 
     def _add(self, server: ServerTls) -> None:
-        """Check a new service: whether the daemon's user may read its files again, and when they expire."""
+        """Check a new service: whether the daemon's user may read its files again, and their expiry."""
         self._known.add(server)
         error = server.access_error()
         if error is not None:
