@@ -1,4 +1,4 @@
-"""The daemon's end of a launcher, with the test as the launcher."""
+"""LauncherClient, with the test in place of the launcher."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 class _Service:
-    """A launcher client, its events, and its launcher, which the test plays."""
+    """A launcher client, its recorded events, and the launcher's end of its socket, which the test uses."""
 
     def __init__(self, **options: Any) -> None:
         self.reactor = FakeReactor()
@@ -76,20 +76,20 @@ class _Service:
     def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
         raise NotImplementedError
 
-    def process_started(self, number: int, pid: int) -> None:
-        self.events.append(("started", number, pid))
+    def process_started(self, connection_id: int, pid: int) -> None:
+        self.events.append(("started", connection_id, pid))
 
     def process_ended(self, report: Ended) -> None:
         self.events.append(report)
 
-    def start_failed(self, number: int, errno: int) -> None:
-        self.events.append(("failed", number, errno))
+    def start_failed(self, connection_id: int, errno: int) -> None:
+        self.events.append(("failed", connection_id, errno))
 
-    def process_lost(self, number: int) -> None:
-        self.events.append(("lost", number))
+    def process_lost(self, connection_id: int) -> None:
+        self.events.append(("lost", connection_id))
 
-    def stderr_line(self, number: int, text: bytes) -> None:
-        self.events.append(("output", number, text))
+    def stderr_line(self, connection_id: int, text: bytes) -> None:
+        self.events.append(("output", connection_id, text))
 
     def dropped(self, lines: int, size: int) -> None:
         self.events.append(("dropped", lines, size))
@@ -98,16 +98,16 @@ class _Service:
         self.events.append(("module changed", module))
 
     def threads_stuck(self) -> None:
-        self.events.append("worn")
+        self.events.append("threads stuck")
 
     def unavailable(self, problem: str) -> None:
-        """Note it, if it is new."""
+        """Record a new problem, or its end."""
         if problem or self.problem:
             self.problem = problem
             self.events.append(("unavailable", problem))
 
     def launcher_restarted(self) -> None:
-        """Note."""
+        """Record the call."""
         self.events.append("restarted")
 
     def queue_drained(self) -> None:
@@ -115,58 +115,57 @@ class _Service:
 
     def attach(self, pid: int = 100) -> None:
         """Attach a launcher that has not reported yet."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.setblocking(False)
-        self.launcher = theirs
-        self.launcher_client.attach(ours, pid)
+        daemon_end, self.launcher = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.launcher.setblocking(False)
+        self.launcher_client.attach(daemon_end, pid)
 
-    def begin(self, number: int, pid: int) -> None:
-        """Let the launcher start what it was sent."""
-        self.report(Starting(number), Started(number, pid))
+    def start_handler(self, connection_id: int, pid: int) -> None:
+        """Report the start of a handler."""
+        self.report(Starting(connection_id), Started(connection_id, pid))
 
-    def serve(self, number: int = 1) -> socket.socket:
-        """Hand a connection over; returns the client's end."""
-        ours, theirs = socket.socketpair()
-        ours.settimeout(10)
-        self.clients.append(ours)
-        self.launcher_client.start(number, b"A=1", theirs.detach())
-        return ours
+    def serve(self, connection_id: int = 1) -> socket.socket:
+        """Pass a connection to the launcher client; return the client's end."""
+        client, connection = socket.socketpair()
+        client.settimeout(10)
+        self.clients.append(client)
+        self.launcher_client.start(connection_id, b"A=1", connection.detach())
+        return client
 
     def report(self, *messages: Message) -> None:
-        """Let the launcher report."""
+        """Send reports of the launcher."""
         assert self.launcher is not None
         for message in messages:
             self.launcher.send(pack(message))
         self.read()
 
     def order(self) -> tuple[Message, int | None]:
-        """Return the next message to the launcher, and its descriptor."""
+        """Return the next message to the launcher, and its fd."""
         assert self.launcher is not None
         packet, rights, _, _ = self.launcher.recvmsg(MAX_PACKET, socket.CMSG_SPACE(4))
         return parse(packet), FD_STRUCT.unpack(rights[0][2])[0] if rights else None
 
     def take_connection(self) -> int:
-        """Take a connection as the launcher does; returns its number."""
-        order, descriptor = self.order()
+        """Receive a connection as the launcher does; return its id."""
+        order, fd = self.order()
         assert isinstance(order, Connection)
-        assert descriptor is not None
-        os.close(descriptor)
+        assert fd is not None
+        os.close(fd)
         return order.connection_id
 
     def close(self) -> None:
-        """End everything."""
+        """Stop the client, and close all sockets."""
         self.launcher_client.stop()
         for each in [*self.clients, self.launcher]:
             if each is not None:
                 each.close()
 
     def read(self) -> None:
-        """Let the daemon read what the launcher has reported."""
+        """Let the client read the reports of the launcher."""
         if self.launcher_client._connection is not None:
             self.launcher_client._connection.doRead()
 
     def die(self) -> None:
-        """End the launcher."""
+        """End the launcher, and let the client notice it."""
         assert self.launcher is not None
         self.launcher.close()
         self.read()
@@ -174,14 +173,14 @@ class _Service:
 
 @pytest.fixture
 def service() -> Iterator[_Service]:
-    """A service whose launcher the test plays."""
+    """A service with the test in place of its launcher."""
     made = _Service()
     yield made
     made.close()
 
 
-def test_the_first_connection_has_a_launcher_started(service: _Service) -> None:
-    """It is asked for once, and what came before it was ready is handed over in its order."""
+def test_first_connection_starts_a_launcher(service: _Service) -> None:
+    """The launcher is requested once; connections are sent in their order once it is ready."""
     service.serve(1)
     service.serve(2)
     assert service.launches == 1
@@ -194,7 +193,7 @@ def test_the_first_connection_has_a_launcher_started(service: _Service) -> None:
 
 
 def test_a_connection_is_handed_over_with_its_environment(service: _Service) -> None:
-    """What the launcher gets is the client's connection itself."""
+    """The launcher gets the environment and the descriptor of the connection."""
     service.attach()
     service.report(Ready())
     client = service.serve(7)
@@ -206,20 +205,20 @@ def test_a_connection_is_handed_over_with_its_environment(service: _Service) -> 
     assert client.recv(10) == b"hello"
 
 
-def test_our_copy_is_closed_when_the_handler_has_started(service: _Service) -> None:
-    """From then on the handler alone decides when the client sees the end."""
+def test_descriptor_is_closed_after_the_start_of_the_handler(service: _Service) -> None:
+    """After a Started report the daemon has no descriptor of the connection, so the handler decides its end."""
     service.attach()
     service.report(Ready())
     client = service.serve(1)
     assert service.take_connection() == 1
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     assert client.recv(10) == b""
     assert service.events == [("started", 1, 55)]
     assert service.launcher_client.pids == {1: 55}
 
 
 def test_reports_are_passed_on(service: _Service) -> None:
-    """From the start to the end, and what was written in between, before it and after it."""
+    """Start, exit and output are passed on as events, also output after the exit."""
     service.attach()
     service.report(Ready())
     service.serve(1)
@@ -231,7 +230,7 @@ def test_reports_are_passed_on(service: _Service) -> None:
 
 
 def test_a_failed_start_closes_the_connection(service: _Service) -> None:
-    """The client sees the end of its connection, and an event has the reason."""
+    """The connection is closed, and the event has the errno."""
     service.attach()
     service.report(Ready())
     client = service.serve(1)
@@ -241,13 +240,13 @@ def test_a_failed_start_closes_the_connection(service: _Service) -> None:
     assert service.events == [("failed", 1, errno.ENOENT)]
 
 
-def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
-    """What it had not started is given to the next, which comes after a pause."""
+def test_connections_of_a_lost_launcher_go_to_the_next(service: _Service) -> None:
+    """Connections without a process are sent to the next launcher, which is started after a pause."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.serve(2)
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     with LogCatcher() as log:
         service.die()
     (lost,) = log.named("launcher")
@@ -261,8 +260,8 @@ def test_a_lost_launcher_costs_no_connection(service: _Service) -> None:
     assert service.take_connection() == 2
 
 
-def test_losses_one_after_the_other_are_further_apart(service: _Service) -> None:
-    """The pause doubles up to half a minute, and is short again after a good life."""
+def test_pauses_between_starts_grow(service: _Service) -> None:
+    """The pause doubles up to 30 seconds, and is short again after a long run."""
     pauses = []
     service.serve(1)
     for _ in range(11):
@@ -281,8 +280,8 @@ def test_losses_one_after_the_other_are_further_apart(service: _Service) -> None
     assert log.named("launcher")[0]["retry"] == 0.1
 
 
-def test_a_connection_that_kills_launchers_is_given_up(service: _Service) -> None:
-    """After three launchers it is the connection's fault, and it is closed."""
+def test_connection_that_crashes_launchers_is_closed(service: _Service) -> None:
+    """A connection is closed after the loss of three launchers that it was sent to."""
     client = service.serve(1)
     for _ in range(3):
         service.attach()
@@ -294,8 +293,8 @@ def test_a_connection_that_kills_launchers_is_given_up(service: _Service) -> Non
     assert client.recv(10) == b""
 
 
-def test_a_launcher_that_can_not_begin_is_told_with_its_reason(service: _Service) -> None:
-    """Its own words stand in the log."""
+def test_launcher_that_can_not_start_is_logged(service: _Service) -> None:
+    """The log line has the reason that the launcher reported."""
     service.serve(1)
     service.attach()
     with LogCatcher() as log:
@@ -303,7 +302,7 @@ def test_a_launcher_that_can_not_begin_is_told_with_its_reason(service: _Service
     assert log.named("launcher")[0]["reason"] == "can't take the user 7"
 
 
-#: Packets that a launcher may not send when it is ready, connections 1 to 3 were sent, 2 is starting, 3 has started.
+#: Packets that are not allowed from a ready launcher: connections 1 to 3 were sent, 2 is starting, 3 has started.
 WRONG = {
     "no message": b"junk",
     "cut off": b"E",
@@ -337,8 +336,8 @@ WRONG = {
 
 
 @pytest.mark.parametrize("packet", WRONG.values(), ids=WRONG.keys())
-def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet: bytes) -> None:
-    """It is killed, with one line in the log, and another one is started; its connections are others' from then on."""
+def test_launcher_that_breaks_the_protocol_is_killed(service: _Service, packet: bytes) -> None:
+    """It is killed, with one log line, and another launcher is started and gets its connections."""
     service.attach()
     service.report(Ready())
     for number in (1, 2, 3):
@@ -364,24 +363,24 @@ def test_a_launcher_that_breaks_the_protocol_is_ended(service: _Service, packet:
 
 
 @pytest.mark.parametrize("report", [Starting(1), StderrLine(0, b"x"), Idle(), Dropped(1, 1), Ended(1, 0)])
-def test_nothing_comes_before_ready(service: _Service, report: Message) -> None:
-    """A launcher that is not ready may not report on connections."""
+def test_report_before_ready_is_a_protocol_error(service: _Service, report: Message) -> None:
+    """A launcher that reports a connection before Ready is killed."""
     service.serve(1)
     service.attach()
     service.report(report)
     assert service.killed == [100]
 
 
-def test_a_reason_has_a_greatest_length(service: _Service) -> None:
-    """It becomes a line of the log."""
+def test_reason_that_is_too_long_is_a_protocol_error(service: _Service) -> None:
+    """A launcher that reports a reason longer than MAX_REASON, which would be logged, is killed."""
     service.attach()
     service.report(Ready(b"x" * (MAX_REASON + 1)))
     assert service.killed == [100]
 
 
 @pytest.mark.parametrize("report", [StderrLine(0, b"x"), Dropped(1, 1)])
-def test_more_output_than_a_launcher_lets_through(report: Message) -> None:
-    """One that does not keep to stderr_rate is ended; what its socket holds is no reason."""
+def test_output_beyond_stderr_rate_is_a_protocol_error(report: Message) -> None:
+    """A launcher that exceeds stderr_rate is killed, but not for output that its socket could hold."""
     service = _Service(stderr_lines=10, stderr_bytes=65_536)
     service.attach()
     service.report(Ready())
@@ -396,7 +395,7 @@ def test_more_output_than_a_launcher_lets_through(report: Message) -> None:
     service.close()
 
 
-#: Reports with numbers that may have been sent, and with others.
+#: Reports with ids of sent connections, and with others.
 _NUMBERS = st.integers(0, 5)
 _COUNTS = st.sampled_from([-2, -1, 0, 5])
 _REPORTS: st.SearchStrategy[Message] = st.one_of(
@@ -413,8 +412,8 @@ _REPORTS: st.SearchStrategy[Message] = st.one_of(
 
 
 @given(st.lists(st.one_of(_REPORTS, _NUMBERS.map(lambda number: number + 1)), max_size=40))
-def test_whatever_is_reported_memory_is_bounded_by_what_was_sent(steps: list[Message | int]) -> None:
-    """Each connection is reported to start at most once, and to be over at most once, and not before."""
+def test_reports_do_not_grow_memory(steps: list[Message | int]) -> None:
+    """For any reports the state is bounded by the sent connections; each starts once and ends once at most."""
     service = _Service()
     service.attach()
     service.report(Ready())
@@ -447,8 +446,8 @@ def _check_bounds(service: _Service, steps: list[Message | int]) -> None:
 
 
 @given(st.lists(st.binary(max_size=30), max_size=5))
-def test_any_packets_leave_the_link_usable(packets: list[bytes]) -> None:
-    """Nothing is raised, and the next launcher serves."""
+def test_client_survives_any_packets(packets: list[bytes]) -> None:
+    """Random packets raise no exception, and the next launcher serves."""
     service = _Service()
     service.attach()
     service.report(Ready())
@@ -477,8 +476,8 @@ def _check_use(service: _Service, packets: list[bytes]) -> None:
     assert order.connection_id == 1
 
 
-def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
-    """A launcher that answers nothing costs the daemon no memory for connections that are given up meanwhile."""
+def test_limit_of_unanswered_connections(service: _Service) -> None:
+    """A launcher that does not answer gets MAX_UNANSWERED connections at most, also if these are dropped meanwhile."""
     service.attach()
     service.report(Ready())
     assert service.launcher is not None
@@ -499,8 +498,8 @@ def test_so_many_are_sent_before_an_answer(service: _Service) -> None:
     assert service.take_connection() == 1000
 
 
-def test_a_launcher_that_is_lost_in_the_middle_of_a_start(service: _Service) -> None:
-    """The process may or may not exist: no other launcher starts one for that connection."""
+def test_launcher_lost_after_starting(service: _Service) -> None:
+    """After a Starting report the process may exist, so no other launcher gets the connection."""
     service.attach()
     service.report(Ready())
     client = service.serve(1)
@@ -515,13 +514,13 @@ def test_a_launcher_that_is_lost_in_the_middle_of_a_start(service: _Service) -> 
     assert service.take_connection() == 2
 
 
-def test_an_idle_launcher_ends(service: _Service) -> None:
-    """The next connection has another one started, which is no restart; nothing waits in between."""
+def test_idle_launcher_is_closed(service: _Service) -> None:
+    """The socket of an idle launcher is closed; the next connection starts another one, not counted as a restart."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.take_connection()
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     service.report(Ended(1, 0))
     with LogCatcher() as log:
         service.report(Idle())
@@ -543,21 +542,21 @@ def test_an_idle_launcher_ends(service: _Service) -> None:
     assert service.events == []
 
 
-def test_a_launcher_with_a_connection_on_its_way_does_not_end(service: _Service) -> None:
-    """The connection crosses the report, and is served; the launcher may report again when that is over."""
+def test_idle_report_is_ignored_after_a_sent_connection(service: _Service) -> None:
+    """A connection sent before the Idle report arrived is served; the launcher may report Idle again after that."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.report(Idle())
     assert (service.launcher_client.ready, service.killed) == (True, [])
     assert service.take_connection() == 1
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     service.report(Ended(1, 0), Idle())
     assert (service.launcher_client.ready, service.killed) == (False, [])
 
 
-def test_a_module_is_asked_for(service: _Service) -> None:
-    """The answer is passed on once; a launcher that is not there has imported nothing."""
+def test_module_check(service: _Service) -> None:
+    """check_module() sends CheckModule if there is a launcher, and one Changed report is passed on."""
     service.launcher_client.check_module()
     service.attach()
     service.report(Ready())
@@ -569,8 +568,8 @@ def test_a_module_is_asked_for(service: _Service) -> None:
     assert service.killed == [100]
 
 
-def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
-    """They go on as long as their launcher, so another one takes its place before they are many."""
+def test_launcher_with_stuck_threads() -> None:
+    """An event is sent once when a launcher has too many threads that can't be ended."""
     service = _Service(threads=True)
     service.attach()
     service.report(Ready())
@@ -578,7 +577,7 @@ def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
         service.serve(number)
         service.take_connection()
         service.report(Started(number, 100), Ended(number, 9))
-    assert (service.events.count("worn"), service.killed) == (1, [])
+    assert (service.events.count("threads stuck"), service.killed) == (1, [])
     service.report(Starting(33))
     assert service.killed == [100]
     service.close()
@@ -586,7 +585,7 @@ def test_threads_that_are_given_up_wear_a_launcher_out() -> None:
 
 @pytest.mark.parametrize("well", [True, False])
 def test_a_launcher_can_be_started_without_a_connection(service: _Service, well: bool) -> None:
-    """The Deferred fires when it is ready, or fails with the reason."""
+    """The Deferred of when_ready() fires with the pid, or fails with the reason."""
     results: list[Any] = []
     service.launcher_client.when_ready().addBoth(results.append)
     assert service.launches == 1
@@ -595,7 +594,7 @@ def test_a_launcher_can_be_started_without_a_connection(service: _Service, well:
     assert results == [200] if well else str(results[0].value) == "no module"
 
 
-def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
+def test_replaced_client_forwards_to_its_replacement(service: _Service) -> None:
     """A connection that was moved to the replacement can be dropped and signalled by the first client."""
     other = _Service()
     service.serve(1)
@@ -604,7 +603,7 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
     other.attach(300)
     other.report(Ready())
     assert [other.take_connection(), other.take_connection()] == [1, 2]
-    other.begin(1, 77)
+    other.start_handler(1, 77)
     service.launcher_client.signal(1, signal.SIGTERM)
     assert other.order() == (Signal(1, 77, signal.SIGTERM), None)
     assert service.launcher_client.drop(2)
@@ -614,8 +613,8 @@ def test_a_connection_follows_to_the_next_launcher(service: _Service) -> None:
     other.close()
 
 
-def test_an_output_limit_lets_so_much_through() -> None:
-    """Lines and bytes each have their bucket; what is dropped takes nothing from it; time fills both."""
+def test_output_limit() -> None:
+    """Lines and bytes have separate buckets; dropped lines take nothing from them; both fill with time."""
     clock = Clock()
     limit = OutputLimit(2, MAX_BLOCK, clock.seconds)
     assert [limit.take(10) for _ in range(3)] == [True, True, False]
@@ -625,8 +624,8 @@ def test_an_output_limit_lets_so_much_through() -> None:
     assert [limit.take(MAX_BLOCK - 5), limit.take(6), limit.take(5)] == [True, False, True]
 
 
-def test_a_protocol_forgets_what_is_over() -> None:
-    """Its memory is that of open connections."""
+def test_protocol_keeps_no_ended_connections() -> None:
+    """The state of LauncherProtocol has open connections only."""
     protocol = LauncherProtocol()
     protocol.check(Ready())
     for number in range(1, 100):
@@ -638,27 +637,27 @@ def test_a_protocol_forgets_what_is_over() -> None:
     assert not protocol.full
 
 
-def test_so_many_wait_and_no_more(service: _Service) -> None:
-    """`full` is true at the limit, and an event follows when there is room again."""
+def test_limit_of_waiting_connections(service: _Service) -> None:
+    """`full` is true at MAX_WAITING connections, and an event follows once there is room again."""
     service.attach()
     service.report(Ready())
     for number in range(MAX_WAITING):
         assert not service.launcher_client.full
         service.serve(number)
     assert service.launcher_client.full
-    service.begin(0, 55)
+    service.start_handler(0, 55)
     assert not service.launcher_client.full
     assert service.events == [("started", 0, 55), "room"] or service.events == ["room", ("started", 0, 55)]
 
 
-def test_signals_go_by_number_and_pid(service: _Service) -> None:
-    """A signal names both connection and pid; a connection without a process gets none."""
+def test_signal_has_connection_and_pid(service: _Service) -> None:
+    """A signal message has the connection id and the pid; without a process none is sent."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.take_connection()
     service.launcher_client.signal(1, signal.SIGTERM)
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     service.launcher_client.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 55, signal.SIGTERM), None)
 
@@ -670,13 +669,13 @@ def test_a_handler_of_a_dropped_connection_is_killed(service: _Service) -> None:
     service.serve(1)
     service.take_connection()
     assert service.launcher_client.drop(1)
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
     assert (service.events, service.launcher_client.pids) == ([], {})
 
 
-def test_a_connection_that_no_launcher_was_sent_is_canceled_at_once(service: _Service) -> None:
-    """It can't have a process, whether there is no launcher or the launcher is not ready."""
+def test_connection_that_was_not_sent_is_canceled_at_once(service: _Service) -> None:
+    """cancel() returns True without a launcher, and with one that is not ready: there can't be a process."""
     service.serve(1)
     assert service.launcher_client.cancel(1)
     service.attach()
@@ -689,15 +688,15 @@ def test_a_connection_that_no_launcher_was_sent_is_canceled_at_once(service: _Se
 
 
 @pytest.mark.parametrize("result", ["started", "failed"])
-def test_a_connection_that_was_sent_is_reported_though_it_is_canceled(service: _Service, result: str) -> None:
-    """It may have a process already, so the launcher's report is passed on."""
+def test_canceled_connection_that_was_sent_is_reported(service: _Service, result: str) -> None:
+    """A canceled connection that was sent may have a process, so the launcher's report is passed on."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.take_connection()
     assert not service.launcher_client.cancel(1)
     if result == "started":
-        service.begin(1, 55)
+        service.start_handler(1, 55)
         assert service.events == [("started", 1, 55)]
     else:
         service.report(Failed(1, errno.ENOENT))
@@ -705,7 +704,7 @@ def test_a_connection_that_was_sent_is_reported_though_it_is_canceled(service: _
 
 
 def test_a_canceled_connection_gets_no_other_launcher(service: _Service) -> None:
-    """A launcher that is lost before it reports a start has started nothing; no other launcher gets the connection."""
+    """If the launcher is lost before it reports a start, the canceled connection is not sent to another launcher."""
     service.attach()
     service.report(Ready())
     service.serve(1)
@@ -723,7 +722,7 @@ def test_a_canceled_connection_gets_no_other_launcher(service: _Service) -> None
 
 @pytest.mark.parametrize("result", ["started", "failed"])
 def test_a_replaced_launcher_stays_until_dropped_connections_are_reported(service: _Service, result: str) -> None:
-    """Its socket is closed only after the process of a dropped connection is reported and killed."""
+    """The socket of a replaced launcher is closed after the process of a dropped connection is reported and killed."""
     other = _Service()
     service.attach()
     service.report(Ready())
@@ -733,7 +732,7 @@ def test_a_replaced_launcher_stays_until_dropped_connections_are_reported(servic
     assert service.launcher_client.drop(1)
     assert not service.launcher_client.stopped
     if result == "started":
-        service.begin(1, 55)
+        service.start_handler(1, 55)
         assert service.order() == (Signal(1, 55, signal.SIGKILL), None)
     else:
         service.report(Failed(1, errno.ENOENT))
@@ -743,29 +742,29 @@ def test_a_replaced_launcher_stays_until_dropped_connections_are_reported(servic
 
 
 def test_the_zygote_reports_exits_of_orphans(service: _Service) -> None:
-    """Handlers outlive their launcher; the zygote reports each exit with its status, once."""
+    """The zygote reports the exits of handlers whose launcher was lost; each is passed on once, with its status."""
     service.attach()
     service.report(Ready())
     service.serve(1)
     service.serve(2)
-    service.begin(1, 55)
-    service.begin(2, 56)
+    service.start_handler(1, 55)
+    service.start_handler(2, 56)
     service.events.clear()
     assert service.launcher is not None
     service.launcher.send(pack(Ended(2, 9)))
     service.launcher.close()
-    # The zygote may report first; the launcher's own last reports are handled before that.
+    # The zygote may report first; the last reports of the launcher are handled before its report.
     service.launcher_client.orphan_exited(55, 256)
     service.launcher_client.orphan_exited(55, 256)
     assert service.events == [Ended(2, 9), Ended(1, 256)]
 
 
-def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
-    """Nothing is left that could report their exit."""
+def test_orphans_are_lost_with_the_zygote(service: _Service) -> None:
+    """Without the zygote the exit of orphaned handlers can't be reported: they are reported as lost."""
     service.attach()
     service.report(Ready())
     service.serve(1)
-    service.begin(1, 55)
+    service.start_handler(1, 55)
     service.events.clear()
     service.die()
     service.launcher_client.zygote_lost()
@@ -773,7 +772,7 @@ def test_orphans_are_forgotten_with_the_zygote(service: _Service) -> None:
 
 
 def test_a_stopped_client_ends_its_launcher(service: _Service) -> None:
-    """The launcher sees the end of its socket; queued connections are closed; nothing is started again."""
+    """stop() closes the launcher's socket and the queued connections, and no launcher is started again."""
     service.attach()
     client = service.serve(1)
     service.launcher_client.stop()

@@ -1,4 +1,4 @@
-"""Queued messages of a launcher client whose launcher is busy, gone, or without a zygote."""
+"""Queued messages of a launcher client whose launcher is busy, lost, or without a zygote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY = 1000
 
 @pytest.fixture
 def service() -> Iterator[_Service]:
-    """A service whose launcher the test plays."""
+    """A service with the test in place of its launcher."""
     made = _Service()
     yield made
     made.launcher_client.stop()
@@ -29,19 +29,19 @@ def service() -> Iterator[_Service]:
             each.close()
 
 
-def begin(service: _Service, count: int) -> None:
-    """Let so many connections have their processes, of pids above 1,000,000, which are nobody's."""
+def start_handlers(service: _Service, count: int) -> None:
+    """Report handlers of `count` connections, with pids above 5,000,000, which no process has."""
     service.attach()
     service.report(Ready())
     for number in range(1, count + 1):
         service.launcher_client.start(number, b"", os.open(os.devnull, os.O_RDONLY))
         service.take_connection()
-        service.begin(number, 5_000_000 + number)
+        service.start_handler(number, 5_000_000 + number)
     service.events.clear()
 
 
 def next_order(service: _Service) -> tuple[Message, int | None]:
-    """What the launcher is told when it has time for it."""
+    """Return the next message to the launcher and its descriptor; wait for a retry if there is none."""
     try:
         return service.order()
     except BlockingIOError:
@@ -50,8 +50,8 @@ def next_order(service: _Service) -> tuple[Message, int | None]:
 
 
 def test_more_signals_than_a_socket_holds(service: _Service) -> None:
-    """A thousand signals reach a launcher that is too busy to take them at once."""
-    begin(service, MANY)
+    """All signals reach a launcher whose socket can't hold them at once."""
+    start_handlers(service, MANY)
     for number in range(1, MANY + 1):
         service.launcher_client.signal(number, signal.SIGTERM)
     taken = [next_order(service) for _ in range(MANY)]
@@ -59,9 +59,9 @@ def test_more_signals_than_a_socket_holds(service: _Service) -> None:
     assert not service.reactor.getDelayedCalls()
 
 
-def test_a_connection_waits_for_room(service: _Service) -> None:
-    """A connection that finds the launcher's socket full is handed over when there is room."""
-    begin(service, MANY)
+def test_connection_waits_for_room_in_the_socket(service: _Service) -> None:
+    """A connection is sent once the full socket of the launcher has room again."""
+    start_handlers(service, MANY)
     for number in range(1, MANY + 1):
         service.launcher_client.signal(number, signal.SIGTERM)
     service.serve(MANY + 1)
@@ -74,9 +74,9 @@ def test_a_connection_waits_for_room(service: _Service) -> None:
     os.close(descriptor)
 
 
-def test_signals_for_orphans_are_the_zygotes(service: _Service) -> None:
-    """What a handler was to get when its launcher was lost, and what it is to get after that, the zygote sends."""
-    begin(service, MANY)
+def test_signals_for_orphans_go_to_the_zygote(service: _Service) -> None:
+    """Signals that were queued at the loss of the launcher, and later ones, are sent by the zygote."""
+    start_handlers(service, MANY)
     service.launcher_client.signal(1, signal.SIGTERM)
     assert service.order() == (Signal(1, 5_000_001, signal.SIGTERM), None)
     for number in range(1, MANY + 1):
@@ -84,24 +84,24 @@ def test_signals_for_orphans_are_the_zygotes(service: _Service) -> None:
     assert service.zygote_signals == []
     service.die()
     unsent = [each.connection_id for each in service.zygote_signals]
-    # Of those that the launcher had been sent nobody knows whether it took them.
+    # Signals that were sent to the launcher are not repeated: it may have executed them.
     assert unsent == list(range(unsent[0], MANY + 1))
     service.launcher_client.signal(1, signal.SIGKILL)
     assert service.zygote_signals[-1] == Signal(1, 5_000_001, signal.SIGKILL)
     service.launcher_client.orphan_exited(5_000_001, 9)
     service.launcher_client.signal(1, signal.SIGKILL)
     assert len(service.zygote_signals) == len(unsent) + 1
-    # No launcher is needed for that.
+    # Orphans that have exited unnoticed are found without a launcher.
     service.events.clear()
     service.launcher_client.orphaned = {2: os.getpid(), 3: 5_000_003}
     service.reactor.advance(0.1)
     assert service.launches == 0
-    # The third was gone, and nobody had said so.
+    # There is no process with the pid of connection 3.
     assert service.events == [("lost", 3)]
 
 
-def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
-    """That is no failure of the launcher: the next zygote is asked for it, and there is no pause."""
+def test_zygote_lost_with_a_request(service: _Service) -> None:
+    """A zygote lost before it starts the launcher is not a failed start: there is no pause."""
     service.serve(1)
     assert service.launches == 1
     service.launcher_client.zygote_lost()
@@ -112,8 +112,8 @@ def test_a_zygote_that_is_lost_with_an_order(service: _Service) -> None:
 
 
 def test_launchers_outlive_their_zygote(service: _Service) -> None:
-    """Handlers of a launcher that is lost after its zygote can't be observed; their connections are closed at once."""
-    begin(service, 2)
+    """Handlers of a launcher that is lost after its zygote are reported as lost at once."""
+    start_handlers(service, 2)
     service.launcher_client.zygote_lost()
     assert service.events == []
     service.die()
@@ -121,8 +121,8 @@ def test_launchers_outlive_their_zygote(service: _Service) -> None:
 
 
 def test_all_reports_of_a_dead_launcher_are_read(service: _Service) -> None:
-    """However much it was: the zygote's word of a handler's end is the last."""
-    begin(service, 200)
+    """All reports that the launcher has left are handled before the zygote's report of an exit."""
+    start_handlers(service, 200)
     assert service.launcher is not None
     for number in range(1, 200):
         service.launcher.send(pack(Ended(number, 0)))
@@ -131,9 +131,9 @@ def test_all_reports_of_a_dead_launcher_are_read(service: _Service) -> None:
     assert service.events == [*(Ended(number, 0) for number in range(1, 200)), Ended(200, 9)]
 
 
-def test_an_abandoned_process_says_nothing(service: _Service) -> None:
-    """What is reported of it later is not passed on."""
-    begin(service, 1)
+def test_reports_of_a_forgotten_connection_are_ignored(service: _Service) -> None:
+    """Reports after forget_connection() are not passed on."""
+    start_handlers(service, 1)
     service.launcher_client.forget_connection(1)
     service.report(Ended(1, 0))
     assert service.events == []
@@ -141,7 +141,7 @@ def test_an_abandoned_process_says_nothing(service: _Service) -> None:
 
 def test_the_socket_of_a_stopped_client(service: _Service) -> None:
     """Messages that could not be sent are dropped when the client stops."""
-    begin(service, MANY)
+    start_handlers(service, MANY)
     for number in range(1, MANY + 1):
         service.launcher_client.signal(number, signal.SIGTERM)
     assert service.reactor.getDelayedCalls()

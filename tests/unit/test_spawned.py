@@ -1,4 +1,4 @@
-"""Connections with processes of their own, with the test as the link to the launcher."""
+"""SpawnedTracker and WaitPort, with a fake launcher client."""
 
 from __future__ import annotations
 
@@ -38,68 +38,68 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class _Link:
-    """What a keeper asks of its link."""
+class _FakeLauncherClient:
+    """LauncherClient that keeps connections until the test starts their processes."""
 
     def __init__(self) -> None:
         self.full = False
         self.ready, self.failing = True, False
         self.waiting: dict[int, tuple[bytes, int]] = {}
         self.signals: list[tuple[int, int]] = []
-        self.abandoned: list[int] = []
-        self.woken = 0
+        self.forgotten: list[int] = []
+        self.launcher_starts = 0
         self.pid = 500
         self.stopped = False
-        self.new_daemon: _Link | None = None
-        self.retired: _Link | None = None
-        self.awaited: Deferred[int] = Deferred()
+        self.replacement: _FakeLauncherClient | None = None
+        self.replaced_by: _FakeLauncherClient | None = None
+        self.when_ready_result: Deferred[int] = Deferred()
 
-    def make_replacement(self) -> _Link:
-        assert self.new_daemon is not None
-        return self.new_daemon
+    def make_replacement(self) -> _FakeLauncherClient:
+        assert self.replacement is not None
+        return self.replacement
 
     def when_ready(self) -> Deferred[int]:
-        return self.awaited
+        return self.when_ready_result
 
-    def replace_by(self, new_daemon: _Link) -> None:
-        self.retired = new_daemon
+    def replace_by(self, replacement: _FakeLauncherClient) -> None:
+        self.replaced_by = replacement
 
     def stop(self) -> None:
         self.stopped = True
 
-    def start(self, number: int, environment: bytes, descriptor: int) -> None:
-        self.waiting[number] = environment, descriptor
+    def start(self, connection_id: int, environment: bytes, fd: int) -> None:
+        self.waiting[connection_id] = environment, fd
 
-    def drop(self, number: int) -> bool:
-        found = self.waiting.pop(number, None)
+    def drop(self, connection_id: int) -> bool:
+        found = self.waiting.pop(connection_id, None)
         if found is not None:
             os.close(found[1])
         return found is not None
 
-    def cancel(self, number: int) -> bool:
-        """Drop it: this launcher was sent nothing."""
-        self.drop(number)
+    def cancel(self, connection_id: int) -> bool:
+        """Drop a connection; none was sent to a launcher."""
+        self.drop(connection_id)
         return True
 
-    def signal(self, number: int, number_of_signal: int) -> None:
-        self.signals.append((number, number_of_signal))
+    def signal(self, connection_id: int, signal_number: int) -> None:
+        self.signals.append((connection_id, signal_number))
 
-    def forget_connection(self, number: int) -> None:
-        self.abandoned.append(number)
+    def forget_connection(self, connection_id: int) -> None:
+        self.forgotten.append(connection_id)
 
     def ensure_launcher(self) -> None:
-        self.woken += 1
+        self.launcher_starts += 1
 
 
 class _Spawned:
-    """A keeper, and everything around it."""
+    """A SpawnedTracker and the objects that it uses."""
 
     def __init__(self, line: str, files: FakeFiles | None = None, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.names = FakeResolver()
         self.budget = DescriptorBudget(100, self.reactor)
-        self.launcher_client = _Link()
+        self.launcher_client = _FakeLauncherClient()
         service = service_of(line)
         log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False), anonymize=short)
         self.global_limit = GlobalLimit()
@@ -120,34 +120,34 @@ class _Spawned:
         self.listener.setblocking(False)
 
     def connect(self) -> socket.socket:
-        """A client whose connection was given to the keeper."""
+        """Return a client whose connection was passed to the tracker."""
         client = self.dial()
-        descriptor, name = self.listener._accept()  # type: ignore[attr-defined]
-        self.tracker.take(descriptor, name, socket.AF_INET)
+        fd, sockaddr = self.listener._accept()  # type: ignore[attr-defined]
+        self.tracker.take(fd, sockaddr, socket.AF_INET)
         return client
 
     def dial(self) -> socket.socket:
-        """A client in the listener's queue."""
+        """Return a client in the queue of the listener."""
         client = socket.create_connection(self.listener.getsockname(), 10)
         self.clients.append(client)
         return client
 
-    def begin(self, number: int, pid: int = 500) -> None:
-        """As the link does when a process has started."""
-        self.launcher_client.drop(number)
-        self.tracker.process_started(number, pid)
+    def start_process(self, connection_id: int, pid: int = 500) -> None:
+        """Report the start of a process, as the launcher client does."""
+        self.launcher_client.drop(connection_id)
+        self.tracker.process_started(connection_id, pid)
 
     def close(self) -> None:
-        """End what the test left."""
-        for number in list(self.launcher_client.waiting):
-            self.launcher_client.drop(number)
+        """Close the remaining sockets."""
+        for connection_id in list(self.launcher_client.waiting):
+            self.launcher_client.drop(connection_id)
         for each in [*self.clients, self.listener]:
             each.close()
 
 
 @pytest.fixture
 def spawned() -> Iterator[Callable[[str], _Spawned]]:
-    """Make a keeper for a line of a services file."""
+    """Function that creates a tracker for options of a service."""
     made: list[_Spawned] = []
 
     def make(
@@ -162,11 +162,11 @@ def spawned() -> Iterator[Callable[[str], _Spawned]]:
 
 
 def test_a_connection_is_logged_from_its_process_to_its_end(spawned: Callable[..., _Spawned]) -> None:
-    """Accept waits for the pid; the end has the status and what it cost."""
+    """The accept line waits for the pid; the end line has the exit status and the CPU time."""
     daemon = spawned()
     host, port = daemon.connect().getsockname()
     assert daemon.lines == []
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.reactor.advance(1.5)
     daemon.tracker.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     accept, end = daemon.lines
@@ -175,34 +175,34 @@ def test_a_connection_is_logged_from_its_process_to_its_end(spawned: Callable[..
     assert end.endswith(" exit=3 user=0.250 system=0.125")
 
 
-def test_traffic_is_logged_where_it_is_asked_for(spawned: Callable[..., _Spawned]) -> None:
-    """The launcher's counts stand in the end line."""
+def test_traffic_is_logged_with_log_on_success(spawned: Callable[..., _Spawned]) -> None:
+    """With log_on_success=TRAFFIC the end line has the byte counts of the launcher."""
     daemon = spawned("log_on_success=TRAFFIC")
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, 0, bytes_in=5, bytes_out=7))
     assert daemon.lines[-1] == "end service=cat/tcp id=1 in=5 out=7 count=0"
 
 
 def test_without_its_pid_a_connection_is_logged_at_once(spawned: Callable[..., _Spawned]) -> None:
-    """Nothing has to be waited for."""
+    """Without PID in log_on_success the accept line is written at once."""
     daemon = spawned("log_on_success=HOST")
     daemon.connect()
     assert len(daemon.lines) == 1
 
 
 def test_a_signal_ends_a_process_by_its_name(spawned: Callable[..., _Spawned]) -> None:
-    """One that was not ours is told as what it is."""
+    """The end line has the name of a signal that svcd has not sent."""
     daemon = spawned("log_on_success=EXIT")
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, signal.SIGSEGV))
     assert "reason=killed" in daemon.lines[-1]
     assert "exit=SIGSEGV" in daemon.lines[-1]
 
 
-def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callable[..., _Spawned]) -> None:
-    """What the system said stands in the log, and nothing is counted any more."""
+def test_failed_start_of_a_process_is_logged(spawned: Callable[..., _Spawned]) -> None:
+    """The fail line has the error of the system; the connection and its descriptor are not counted any more."""
     daemon = spawned()
     daemon.connect()
     daemon.launcher_client.drop(1)
@@ -213,8 +213,8 @@ def test_a_connection_without_a_process_is_told_with_the_reason(spawned: Callabl
     assert (daemon.tracker.connections, daemon.budget.open) == ({}, 0)
 
 
-def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) -> None:
-    """Both ends, and how many connections there are."""
+def test_environment_of_a_connection(spawned: Callable[..., _Spawned]) -> None:
+    """The environment has both addresses and the number of connections."""
     daemon = spawned()
     daemon.connect()
     _, port = daemon.connect().getsockname()
@@ -228,53 +228,53 @@ def test_the_environment_is_the_connections(spawned: Callable[..., _Spawned]) ->
 SOURCE, DESTINATION = ("192.0.2.1", 40_000), ("198.51.100.7", 443)
 
 
-def test_a_client_that_a_proxy_names(spawned: Callable[..., _Spawned]) -> None:
-    """It is the log's and the process's client; of the proxy there is its address, and its header does not count."""
+def test_client_from_a_proxy_header(spawned: Callable[..., _Spawned]) -> None:
+    """The client in the PROXY header is logged and passed on, with the proxy's address; the header is not counted."""
     daemon = spawned("log_on_success=HOST,TRAFFIC idle_timeout=1h")
     proxy = daemon.dial()
-    descriptor, _ = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.tracker.take(descriptor, SOURCE, socket.AF_INET, ProxyHeader(28, SOURCE, DESTINATION))
+    fd, _ = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.tracker.take(fd, SOURCE, socket.AF_INET, ProxyHeader(28, SOURCE, DESTINATION))
     values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
     near, far, proxied = (
         (values[f"{name}".encode()].decode(), int(values[port.encode()]))
         for name, port in (("TCPLOCALIP", "TCPLOCALPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("PROXY_ADDR", "PROXY_PORT"))
     )
     assert (near, far, proxied) == (DESTINATION, SOURCE, proxy.getsockname())
-    # The kernel is asked for the connection that there is.
+    # The kernel counts the bytes of the proxy's connection.
     proxy.sendall(b"x" * 30)
     assert daemon.tracker.connections[1].traffic() == (2, 0)
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, 0, bytes_in=30, bytes_out=7))
     assert daemon.lines[-1].startswith("end service=cat/tcp peer=192.0.2.1:40000 id=1 in=2 out=7 ")
     daemon.tracker.view.close()
 
 
-def test_a_client_that_a_proxy_at_a_unix_socket_names(spawned: Callable[..., _Spawned]) -> None:
-    """It has an address as any other; of the proxy there is its process."""
+def test_client_from_a_proxy_header_at_a_unix_socket(spawned: Callable[..., _Spawned]) -> None:
+    """The client has the address in the PROXY header; the environment also has the pid of the proxy."""
     daemon = spawned(where="/run/cat/unix")
     ours, theirs = socket.socketpair()
     with theirs:
         daemon.tracker.take(ours.detach(), SOURCE, socket.AF_UNIX, ProxyHeader(28, SOURCE, DESTINATION))
         values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
-        daemon.begin(1)
+        daemon.start_process(1)
     assert (values[b"PROTO"], values[b"TCPREMOTEIP"], values[b"TCPLOCALPORT"]) == (b"TCP", b"192.0.2.1", b"443")
     assert values[b"UNIXREMOTEPID"] == b"%d" % os.getpid()
     assert "peer=192.0.2.1:40000" in daemon.lines[0]
 
 
-def test_a_proxy_that_speaks_for_itself_is_a_client(spawned: Callable[..., _Spawned]) -> None:
-    """With its own addresses, and without those of a proxy."""
+def test_local_proxy_header(spawned: Callable[..., _Spawned]) -> None:
+    """With a LOCAL header the proxy itself is the client, and the environment has no PROXY_ADDR."""
     daemon = spawned()
     proxy = daemon.dial()
-    descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.tracker.take(descriptor, name, socket.AF_INET, ProxyHeader(16))
+    fd, sockaddr = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.tracker.take(fd, sockaddr, socket.AF_INET, ProxyHeader(16))
     values = dict(item.split(b"=", 1) for item in daemon.launcher_client.waiting[1][0].split(b"\0"))
     assert values[b"TCPREMOTEPORT"] == b"%d" % proxy.getsockname()[1]
     assert b"PROXY_ADDR" not in values
 
 
-def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
-    """With resolve=yes the process starts once the name is known, and has it."""
+def test_process_waits_for_the_host_name(spawned: Callable[..., _Spawned]) -> None:
+    """With resolve=yes the process starts once the host names are known, and gets them."""
     daemon = spawned("resolve=yes")
     daemon.connect()
     assert not daemon.launcher_client.waiting
@@ -285,13 +285,13 @@ def test_a_name_is_waited_for(spawned: Callable[..., _Spawned]) -> None:
     daemon.names.answer("server.example")
     assert session.info()["state"] == "starting"
     assert b"TCPREMOTEHOST=client.example\0TCPLOCALHOST=server.example\0" in daemon.launcher_client.waiting[1][0]
-    daemon.begin(1)
+    daemon.start_process(1)
     assert session.info()["state"] == "open"
     assert "host=client.example" in daemon.lines[0]
 
 
-def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]) -> None:
-    """No line says more than the network; the process is told who its client is all the same."""
+def test_anonymized_addresses_apply_to_the_log_only(spawned: Callable[..., _Spawned]) -> None:
+    """With anonymized addresses the log has only the network; the process still gets the address and host name."""
     daemon = spawned("resolve=yes", short=True)
     host, port = daemon.connect().getsockname()
     daemon.names.answer("client.example")
@@ -307,7 +307,7 @@ def test_shortened_addresses_are_the_logs_alone(spawned: Callable[..., _Spawned]
 
 @pytest.mark.parametrize("known", [0, 1])
 def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _Spawned], known: int) -> None:
-    """Or that of our own address: its descriptor is closed then, and nothing starts."""
+    """A connection aborted before both host names are known is closed, and no process is started."""
     daemon = spawned("resolve=yes")
     client = daemon.connect()
     for _ in range(known):
@@ -321,18 +321,18 @@ def test_a_connection_may_end_before_its_name_is_known(spawned: Callable[..., _S
     assert daemon.budget.open == 0
 
 
-def test_a_client_that_is_gone_leaves_no_trace(spawned: Callable[..., _Spawned]) -> None:
-    """A descriptor that is no connection any more is closed."""
+def test_descriptor_without_a_connection_is_closed(spawned: Callable[..., _Spawned]) -> None:
+    """A descriptor that is not a connection any more is closed without a log line."""
     daemon = spawned()
     daemon.tracker.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
     assert not daemon.tracker.connections
 
 
-def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -> None:
-    """SIGTERM first, SIGKILL soon after; the log says why."""
+def test_session_timeout_ends_a_process(spawned: Callable[..., _Spawned]) -> None:
+    """After session_timeout the process gets SIGTERM, then SIGKILL, and the end line has the reason."""
     daemon = spawned("session_timeout=5s")
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.reactor.pump([0.1] * 49)
     assert daemon.launcher_client.signals == []
     daemon.reactor.pump([0.1] * 7)
@@ -345,41 +345,41 @@ def test_a_process_has_so_long_and_no_longer(spawned: Callable[..., _Spawned]) -
     assert not daemon.reactor.getDelayedCalls()
 
 
-def test_a_process_that_can_not_be_ended_does_not_hold_the_daemon(spawned: Callable[..., _Spawned]) -> None:
-    """It is killed again and again; when the daemon is to end it is not waited for, and its end is unknown."""
+def test_process_that_survives_sigkill_does_not_delay_the_stop(spawned: Callable[..., _Spawned]) -> None:
+    """SIGKILL is repeated; at the stop of the daemon the connection ends without its exit, with reason=unknown."""
     daemon = spawned("session_timeout=5s")
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.reactor.advance(5)
     for _ in range(3):
         daemon.reactor.advance(KILL_SECONDS)
     assert daemon.launcher_client.signals == [(1, signal.SIGTERM), *[(1, signal.SIGKILL)] * 3]
     (session,) = daemon.tracker.connections.values()
     session.drain()
-    # To ask once more is no reason to begin again.
+    # A second abort() does not send SIGTERM again.
     session.abort("shutdown")
     assert len(daemon.launcher_client.signals) == 4
     daemon.reactor.advance(KILL_SECONDS)
-    assert daemon.launcher_client.abandoned == [1]
+    assert daemon.launcher_client.forgotten == [1]
     assert "reason=unknown" in daemon.lines[-1]
     daemon.reactor.advance(1)
     assert not daemon.reactor.getDelayedCalls()
 
 
 def test_a_signal_without_a_name_ends_a_process(spawned: Callable[..., _Spawned]) -> None:
-    """A real-time signal is told by its number."""
+    """A real-time signal is logged by its number."""
     daemon = spawned()
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, 40))
     assert "exit=SIG40" in daemon.lines[-1]
 
 
-def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> None:
-    """With the service, the connection and the process; bytes that are no text are shown as they are."""
+def test_stderr_line_is_logged(spawned: Callable[..., _Spawned]) -> None:
+    """A line is logged with the service, the connection and the pid; bytes that are not text are escaped."""
     daemon = spawned("stderr=log")
     daemon.connect()
-    daemon.begin(1)
+    daemon.start_process(1)
     with LogCatcher() as log:
         daemon.tracker.stderr_line(1, b"caf\xe9")
         daemon.tracker.stderr_line(9, b"late")
@@ -388,8 +388,8 @@ def test_what_handlers_write_is_an_event(spawned: Callable[..., _Spawned]) -> No
     assert "id" not in second
 
 
-def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Callable[..., _Spawned]) -> None:
-    """A stopping daemon does not wait for a launcher that is not there."""
+def test_drain_without_a_launcher_aborts_waiting_connections(spawned: Callable[..., _Spawned]) -> None:
+    """A stopping daemon does not wait for connections whose launcher can't start."""
     daemon = spawned()
     daemon.connect()
     daemon.launcher_client.failing = True
@@ -399,17 +399,17 @@ def test_waiting_connections_are_not_awaited_when_nothing_can_start(spawned: Cal
     assert daemon.budget.open == 0
 
 
-def test_python_is_imported_before_the_first_client() -> None:
-    """A Python service's launcher starts with the daemon, a program's with the first connection."""
+def test_launcher_of_a_python_handler_starts_early() -> None:
+    """The launcher of a Python handler starts with the daemon, that of a program with the first connection."""
     program, handler = _Spawned("a 0/tcp server=/bin/cat"), _Spawned("b 0/tcp python=m:f")
     for each in (program, handler):
         each.tracker.start_early()
         each.close()
-    assert (program.launcher_client.woken, handler.launcher_client.woken) == (0, 1)
+    assert (program.launcher_client.launcher_starts, handler.launcher_client.launcher_starts) == (0, 1)
 
 
-def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Spawned]) -> None:
-    """Who comes then waits in the kernel's queue, and is taken once there is room."""
+def test_port_is_paused_while_the_launch_queue_is_full(spawned: Callable[..., _Spawned]) -> None:
+    """While the queue is full a client waits in the kernel's queue; it is accepted once there is room."""
     daemon = spawned()
     port = DescriptorPort(daemon.reactor, daemon.listener, daemon.tracker.take, daemon.tracker.may_accept, lambda: None)
     daemon.tracker.when_room(port.resume)
@@ -427,8 +427,8 @@ def test_a_hand_off_port_rests_while_the_link_is_full(spawned: Callable[..., _Sp
     assert daemon.reactor.readers == set()
 
 
-def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) -> None:
-    """The port goes on when a connection can't be served."""
+def test_port_survives_an_exception_of_its_handler(spawned: Callable[..., _Spawned]) -> None:
+    """The port continues to accept after a connection could not be served."""
     daemon = spawned()
     taken: list[Any] = []
 
@@ -448,9 +448,9 @@ def test_one_connections_mistake_is_its_own(spawned: Callable[..., _Spawned]) ->
 
 
 @contextlib.contextmanager
-def _process(*, heeds: bool = True) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a session, and may not heed SIGTERM."""
-    code = "" if heeds else "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+def _process(*, ends_on_sigterm: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that leads a session, and that ends on SIGTERM or ignores it."""
+    code = "" if ends_on_sigterm else "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     words = [sys.executable, "-I", "-S", "-c", f"{code}print(flush=True); input()"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout is not None
@@ -476,14 +476,14 @@ class _Datagrams:
 
     @property
     def watched(self) -> bool:
-        """Whether svcd waits for a datagram itself."""
+        """Whether the port watches the socket for a datagram."""
         return self.port in self.daemon.reactor.readers
 
     def run(self, seconds: float, *, read: bool) -> None:
-        """A process is started, lives so long, reads the datagram or not, and ends."""
+        """Start a process, which runs for some seconds, reads the datagram or leaves it, and exits."""
         self.port.doRead()
         self.number += 1
-        self.daemon.begin(self.number)
+        self.daemon.start_process(self.number)
         assert self.sock.getblocking()
         assert not self.watched
         if read:
@@ -493,7 +493,7 @@ class _Datagrams:
 
 
 def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., _Spawned]) -> None:
-    """It is told who asked; svcd listens again when it has ended."""
+    """The process gets the sender's address; the port watches the socket again after its exit."""
     service = _Datagrams(spawned)
     assert service.watched
     service.client.send(b"hello")
@@ -502,46 +502,46 @@ def test_a_datagram_starts_a_process_that_has_the_socket(spawned: Callable[..., 
     port = service.client.getsockname()[1]
     assert b"PROTO=UDP\0" in environment
     assert b"TCPREMOTEPORT=%d\0" % port in environment
-    service.daemon.begin(1)
+    service.daemon.start_process(1)
     assert f"peer=127.0.0.1:{port} " in service.daemon.lines[0]
     service.sock.recv(10)
     service.daemon.tracker.process_ended(Ended(1, 0))
     assert service.watched
 
 
-def test_a_shortened_asker(spawned: Callable[..., _Spawned]) -> None:
-    """Who sent a datagram is shortened in the log too."""
+def test_sender_of_a_datagram_is_anonymized(spawned: Callable[..., _Spawned]) -> None:
+    """With anonymized addresses the accept line of a datagram's process has only the network."""
     service = _Datagrams(spawned, short=True)
     service.client.send(b"hello")
     service.port.doRead()
-    service.daemon.begin(1)
+    service.daemon.start_process(1)
     assert " peer=127.0.0.0 " in service.daemon.lines[0]
 
 
-def test_processes_that_leave_the_question_are_started_ever_more_rarely(spawned: Callable[..., _Spawned]) -> None:
-    """After some tries the port rests, twice as long each time, and is as it was after a good one."""
+def test_processes_that_leave_the_datagram_unread_pause_the_port(spawned: Callable[..., _Spawned]) -> None:
+    """After 10 such processes the port is paused, twice as long each time, until a process runs long enough."""
     service = _Datagrams(spawned)
     service.client.send(b"hello")
     for _ in range(10):
         assert service.watched
         service.run(0, read=False)
-    rests = []
+    pauses = []
     for _ in range(9):
         (call,) = service.daemon.reactor.getDelayedCalls()
-        rests.append(call.getTime() - service.daemon.reactor.seconds())
+        pauses.append(call.getTime() - service.daemon.reactor.seconds())
         assert not service.watched
-        service.daemon.reactor.advance(rests[-1])
+        service.daemon.reactor.advance(pauses[-1])
         assert service.watched
         service.run(0, read=False)
-    assert rests[:3] == [0.5, 1, 2]
-    assert rests[-1] == 30
+    assert pauses[:3] == [0.5, 1, 2]
+    assert pauses[-1] == 30
     service.daemon.reactor.advance(30)
     service.run(2, read=False)
     assert service.watched
 
 
-def test_quick_processes_that_answer_are_started_at_once(spawned: Callable[..., _Spawned]) -> None:
-    """Haste alone is no fault."""
+def test_short_processes_that_read_the_datagram_do_not_pause_the_port(spawned: Callable[..., _Spawned]) -> None:
+    """The port is not paused after short processes that have read their datagrams."""
     service = _Datagrams(spawned)
     for _ in range(30):
         service.client.send(b"hello")
@@ -549,8 +549,8 @@ def test_quick_processes_that_answer_are_started_at_once(spawned: Callable[..., 
         assert service.watched
 
 
-def test_a_waiting_port_stops_and_rests(spawned: Callable[..., _Spawned]) -> None:
-    """A stopped one does not come back when its process ends or its rest is over."""
+def test_paused_wait_port_stops(spawned: Callable[..., _Spawned]) -> None:
+    """A paused port that is stopped does not resume."""
     service = _Datagrams(spawned)
     service.client.send(b"hello")
     for _ in range(10):
@@ -560,13 +560,13 @@ def test_a_waiting_port_stops_and_rests(spawned: Callable[..., _Spawned]) -> Non
     assert not service.watched
 
 
-def test_an_idle_connection_of_a_process_is_seen_by_the_kernel(spawned: Callable[..., _Spawned]) -> None:
-    """One that moves bytes goes on; the process of the other is told once, whatever deadline passes later."""
+def test_idle_timeout_by_byte_counts_of_the_kernel(spawned: Callable[..., _Spawned]) -> None:
+    """The process of an idle connection gets SIGTERM once; a connection with traffic stays until session_timeout."""
     daemon = spawned("idle_timeout=8s session_timeout=9s")
     idle, busy = daemon.connect(), daemon.connect()
     descriptors = [os.dup(descriptor) for _, descriptor in daemon.launcher_client.waiting.values()]
-    daemon.begin(1)
-    daemon.begin(2)
+    daemon.start_process(1)
+    daemon.start_process(2)
     for _ in range(35):
         daemon.reactor.advance(0.25)
         busy.send(b"x")
@@ -589,20 +589,20 @@ def _counts(daemon: _Spawned) -> tuple[int, int, int]:
     return daemon.service_admission.admission.open, daemon.global_limit.open, daemon.budget.open
 
 
-def test_each_connection_has_a_ticket_until_its_process_ends(spawned: Callable[..., _Spawned]) -> None:
-    """The descriptor goes with the process's start, the ticket with its end."""
+def test_connection_has_a_slot_until_its_process_exits(spawned: Callable[..., _Spawned]) -> None:
+    """The descriptor is counted until the process starts, the slot until it exits."""
     daemon = spawned()
     daemon.connect()
     assert _counts(daemon) == (1, 1, 1)
-    daemon.begin(1)
+    daemon.start_process(1)
     assert _counts(daemon) == (1, 1, 0)
     daemon.tracker.process_ended(Ended(1, 0))
     assert _counts(daemon) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("way", ["failed", "given up", "forgotten", "unknown", "cut", "gone"])
-def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], way: str) -> None:
-    """Nothing can be started, the launcher is lost for good, the daemon stops, or the client was gone at once."""
+def test_slot_is_released_in_any_case(spawned: Callable[..., _Spawned], way: str) -> None:
+    """The slot is released after a failed start, a lost launcher, a stop, and for a client that has disconnected."""
     daemon = spawned()
     if way == "gone":
         daemon.tracker.take(os.open(os.devnull, os.O_RDONLY), ("192.0.2.1", 1), socket.AF_INET)
@@ -616,10 +616,10 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
             daemon.launcher_client.drop(1)
             daemon.tracker.start_failed(1, 0)
         case "forgotten":
-            daemon.begin(1)
+            daemon.start_process(1)
             daemon.tracker.process_lost(1)
         case "unknown":
-            # Its launcher was lost while it started something.
+            # The launcher was lost while it started the process.
             daemon.launcher_client.drop(1)
             daemon.tracker.process_lost(1)
             assert [line.split()[0] for line in daemon.lines] == ["accept", "end"]
@@ -630,8 +630,8 @@ def test_a_ticket_comes_back_whatever_happens(spawned: Callable[..., _Spawned], 
     assert not daemon.tracker.connections
 
 
-def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> None:
-    """Lines that were dropped, and modules that have changed, with what to do."""
+def test_launcher_reports_are_logged(spawned: Callable[..., _Spawned]) -> None:
+    """Dropped lines are logged with the rule, changed modules with the remedy."""
     daemon = spawned("stderr_rate=5/s,1M/s")
     with LogCatcher() as log:
         daemon.tracker.dropped(7, 100)
@@ -644,37 +644,37 @@ def test_what_a_launcher_says_of_itself(spawned: Callable[..., _Spawned]) -> Non
 
 @pytest.mark.parametrize("meanwhile", ["nothing", "a reload", "a failure"])
 def test_a_launcher_is_restarted(spawned: Callable[..., _Spawned], meanwhile: str) -> None:
-    """The new one serves when it is ready, unless it can't, or a reload has brought another one; then it ends."""
+    """The new launcher serves once it is ready; it is stopped if it fails or a reload has replaced the old one."""
     daemon = spawned()
     tracker: Any = daemon.tracker
     results: list[Any] = []
-    before, after, other = daemon.launcher_client, _Link(), _Link()
-    before.new_daemon = after
+    before, after, other = daemon.launcher_client, _FakeLauncherClient(), _FakeLauncherClient()
+    before.replacement = after
     tracker.restart().addBoth(results.append)
     assert (tracker.launcher_client, results) == (before, [])
     if meanwhile == "a reload":
         tracker.use_launcher_client(other)
     if meanwhile == "a failure":
-        after.awaited.errback(CommandError("no module"))
+        after.when_ready_result.errback(CommandError("no module"))
     else:
-        after.awaited.callback(12)
+        after.when_ready_result.callback(12)
     if meanwhile == "nothing":
         assert results == [{"pid": 12, "before": 500}]
-        assert (tracker.launcher_client, before.retired, after.stopped) == (after, after, False)
+        assert (tracker.launcher_client, before.replaced_by, after.stopped) == (after, after, False)
     else:
         assert isinstance(results[0].value, CommandError)
         assert tracker.launcher_client is (other if meanwhile == "a reload" else before)
         assert after.stopped
 
 
-def test_who_is_refused_gets_a_last_word_and_no_process(spawned: Callable[..., _Spawned]) -> None:
-    """Whatever he has sent."""
+def test_refused_client_gets_the_banner_and_no_process(spawned: Callable[..., _Spawned]) -> None:
+    """A refused client gets banner_fail also if it has sent data, and no process is started."""
     daemon = spawned("instances=1 banner_fail=/out", files=BANNERS)
     daemon.connect()
     client = daemon.dial()
     client.sendall(b"x" * 1000)
-    descriptor, name = daemon.listener._accept()  # type: ignore[attr-defined]
-    daemon.tracker.take(descriptor, name, socket.AF_INET)
+    fd, sockaddr = daemon.listener._accept()  # type: ignore[attr-defined]
+    daemon.tracker.take(fd, sockaddr, socket.AF_INET)
     assert client.recv(100) == b"out\n"
     assert client.recv(100) == b""
     assert list(daemon.launcher_client.waiting) == [1]
@@ -688,7 +688,7 @@ def test_who_is_refused_gets_a_last_word_and_no_process(spawned: Callable[..., _
 
 
 def test_64_processes_are_the_default(spawned: Callable[..., _Spawned]) -> None:
-    """So that nobody is surprised by a thousand."""
+    """Without instances= the 65th connection is refused."""
     daemon = spawned()
     for _ in range(64):
         daemon.connect()
@@ -696,14 +696,14 @@ def test_64_processes_are_the_default(spawned: Callable[..., _Spawned]) -> None:
     assert 'rule="instances=64 (the default)"' in daemon.lines[-1]
 
 
-def test_a_greeting_is_sent_before_the_process_begins(spawned: Callable[..., _Spawned]) -> None:
-    """By the daemon, on the connection."""
+def test_banner_is_sent_before_the_process_starts(spawned: Callable[..., _Spawned]) -> None:
+    """The daemon itself sends banner_success."""
     daemon = spawned("banner_success=/in", files=BANNERS)
     assert daemon.connect().recv(100) == b"in\n"
 
 
-def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None:
-    """The process starts, or the client is refused without a trace of a connection."""
+def test_admission_by_host_name(spawned: Callable[..., _Spawned]) -> None:
+    """After the lookup the process is started, or the client is refused without an accept line."""
     daemon = spawned("only_from=.example banner_fail=/out banner_success=/in", files=BANNERS)
     for name in ("good.example", "elsewhere.test", None):
         client = daemon.connect()
@@ -713,7 +713,7 @@ def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None
         if name == "good.example":
             assert client.recv(100) == b"in\n"
             assert b"TCPREMOTEHOST" not in daemon.launcher_client.waiting[1][0]
-            daemon.begin(1)
+            daemon.start_process(1)
             daemon.tracker.process_ended(Ended(1, 0))
         else:
             assert client.recv(100) == b"out\n"
@@ -722,8 +722,8 @@ def test_a_name_may_have_the_last_word(spawned: Callable[..., _Spawned]) -> None
     assert [line.split()[0] for line in daemon.lines] == ["accept", "end", "refuse", "refuse"]
 
 
-def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> None:
-    """Who was not let in leaves no line."""
+def test_abort_before_the_host_name_is_known(spawned: Callable[..., _Spawned]) -> None:
+    """A connection that is aborted before its admission is not logged."""
     daemon = spawned("only_from=.example")
     client = daemon.connect()
     daemon.tracker.connections[1].abort("shutdown")
@@ -734,8 +734,8 @@ def test_a_stop_before_the_name_is_known(spawned: Callable[..., _Spawned]) -> No
     assert not daemon.launcher_client.waiting
 
 
-def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned]) -> None:
-    """on_limit=queue with one instance serves one after the other."""
+def test_port_is_paused_at_the_limit_with_queue(spawned: Callable[..., _Spawned]) -> None:
+    """With on_limit=queue and instances=1 connections are accepted one after the other."""
     daemon = spawned("instances=1 on_limit=queue")
     port = DescriptorPort(daemon.reactor, daemon.listener, daemon.tracker.take, daemon.tracker.may_accept, lambda: None)
     daemon.service_admission.listen(port.pause, port.resume)
@@ -744,15 +744,15 @@ def test_the_port_rests_while_there_are_enough(spawned: Callable[..., _Spawned])
         daemon.dial()
     port.doRead()
     assert (list(daemon.tracker.connections), daemon.reactor.readers) == ([1], set())
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, 0))
     assert daemon.reactor.readers == {port}
     port.doRead()
     assert list(daemon.tracker.connections) == [2]
 
 
-def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[..., _Spawned]) -> None:
-    """As tcpmux, which does not rest for one service: with on_limit=queue each has its turn, and no one is refused."""
+def test_client_from_another_port_is_queued(spawned: Callable[..., _Spawned]) -> None:
+    """With on_limit=queue connections from a port that is not paused, such as tcpmux's, are queued and not refused."""
     daemon = spawned("instances=1 on_limit=queue")
     clients = [daemon.connect() for _ in range(4)]
     assert list(daemon.launcher_client.waiting) == [1]
@@ -763,11 +763,11 @@ def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[...,
     assert (facts["peer"], facts["state"]) == (f"{host}:{port}", "room")
     waiting[0].abort("kicked")
     assert clients[1].recv(1) == b""
-    daemon.begin(1)
+    daemon.start_process(1)
     daemon.tracker.process_ended(Ended(1, 0))
     (second,) = daemon.launcher_client.waiting
     assert daemon.budget.open == 2
-    daemon.begin(second)
+    daemon.start_process(second)
     (last,) = daemon.tracker.pending
     last.drain()
     assert clients[3].recv(1) == b""
@@ -777,7 +777,7 @@ def test_a_client_that_another_port_brings_waits_for_room(spawned: Callable[...,
 
 
 def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Callable[..., _Spawned]) -> None:
-    """It has no address, so an only_from refuses it."""
+    """A client at a UNIX socket has no address: any only_from refuses it."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "s"))
         listener.listen()
@@ -785,16 +785,16 @@ def test_a_unix_sockets_client_is_admitted_as_local(tmp_path: Path, spawned: Cal
             daemon = spawned(options, where=f"{tmp_path}/s/unix")
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(tmp_path / "s"))
-                descriptor, name = listener._accept()  # type: ignore[attr-defined]
-                daemon.tracker.take(descriptor, name, socket.AF_UNIX)
+                fd, sockaddr = listener._accept()  # type: ignore[attr-defined]
+                daemon.tracker.take(fd, sockaddr, socket.AF_UNIX)
                 assert _counts(daemon) == (opened,) * 3
     peer = f"pid:{os.getpid()}/uid:{os.getuid()}"
     assert f"refuse service=cat/unix peer={peer} reason=address" in daemon.lines[0]
 
 
 @pytest.mark.parametrize("options", ["no_access=127.0.0.1", "no_access=.example", "access_zone=UTC rate=1/h"])
-def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawned], options: str) -> None:
-    """It would be there for ever; a name is not waited for; the next is looked at anew."""
+def test_refused_datagram_is_discarded(spawned: Callable[..., _Spawned], options: str) -> None:
+    """A refused datagram is read and discarded at once, also with rules about host names."""
     service = _Datagrams(spawned, options)
     if "rate" in options:
         service.client.send(b"first")
@@ -811,14 +811,14 @@ def test_a_datagram_that_is_refused_is_taken_away(spawned: Callable[..., _Spawne
     assert _counts(service.daemon) == (0, 0, 0)
 
 
-def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: Callable[..., _Spawned]) -> None:
-    """Who comes then is accepted and closed; nobody else can be told apart."""
+def test_client_of_a_wait_port_is_refused(spawned: Callable[..., _Spawned]) -> None:
+    """If a condition refuses all clients, a client of a listening socket is accepted by a helper, and closed."""
     daemon = spawned("wait=yes max_load=0.01 banner_fail=/out", files=BANNERS)
     daemon.service_admission.admission._load = lambda: 1.0
     daemon.service_admission.admission.retune(daemon.service_admission.admission.rules)
     port = WaitPort(daemon.reactor, daemon.listener, daemon.tracker)
     port.startListening()
-    # Whatever its flags are: here an accept(2) of ours would block.
+    # The flags of the socket do not matter: here accept(2) in the daemon would block.
     daemon.listener.setblocking(True)
     for _ in range(2):
         client = daemon.dial()
@@ -835,10 +835,8 @@ def test_a_process_that_accepts_by_itself_is_not_started_out_of_hours(spawned: C
     assert not daemon.reactor.readers
 
 
-def test_an_accept_that_blocks_ends_by_itself(
-    spawned: Callable[..., _Spawned], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where another process was faster; the daemon does not wait for it, and the port goes on."""
+def test_blocking_accept_times_out(spawned: Callable[..., _Spawned], monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another process accepts the client first, the helper ends after a timeout and the port continues."""
     daemon = spawned()
     monkeypatch.setattr(acceptor, "_CODE", acceptor._CODE.replace("signal.alarm(2)", "signal.setitimer(0, 0.05)"))
     done: list[int] = []
@@ -849,7 +847,7 @@ def test_an_accept_that_blocks_ends_by_itself(
     assert (done, accepts.waiting) == ([-1], False)
     daemon.reactor.wait_for(PidfdChild).doRead()
     assert not daemon.reactor.readers
-    # The next one has a process of its own; it is not blocked where the socket is not.
+    # The next accept has another process; it does not block on a non-blocking socket.
     daemon.listener.setblocking(False)
     accepts.accept()
     daemon.reactor.wait_for(AcceptHelper).doRead()
@@ -859,8 +857,8 @@ def test_an_accept_that_blocks_ends_by_itself(
     assert not daemon.reactor.readers
 
 
-def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callable[..., _Spawned]) -> None:
-    """Until they end, whoever has started them; one that has ended already has nothing."""
+def test_port_is_paused_while_a_process_of_the_old_daemon_runs(spawned: Callable[..., _Spawned]) -> None:
+    """The port is paused until the process exits; a process that has already exited does not pause it."""
     service = _Datagrams(spawned)
     with _process() as process:
         service.port.hold(process.pid)
@@ -876,30 +874,30 @@ def test_the_processes_of_a_daemon_before_are_left_their_socket(spawned: Callabl
     assert not service.port.busy
 
 
-@pytest.mark.parametrize("heeds", [True, False])
-def test_a_process_of_a_daemon_before_is_ended(spawned: Callable[..., _Spawned], heeds: bool) -> None:
-    """With its socket: SIGTERM, and SIGKILL after shutdown_timeout, once."""
+@pytest.mark.parametrize("ends_on_sigterm", [True, False])
+def test_dismiss_ends_a_process_of_the_old_daemon(spawned: Callable[..., _Spawned], ends_on_sigterm: bool) -> None:
+    """dismiss() sends SIGTERM, and SIGKILL after shutdown_timeout; a second call changes nothing."""
     service = _Datagrams(spawned, "shutdown_timeout=3s")
-    with _process(heeds=heeds) as process:
+    with _process(ends_on_sigterm=ends_on_sigterm) as process:
         service.port.hold(process.pid)
         service.port.dismiss()
         service.port.dismiss()
-        if not heeds:
+        if not ends_on_sigterm:
             service.daemon.reactor.advance(2.9)
             assert process.poll() is None
             service.daemon.reactor.advance(0.2)
-        assert process.wait(60) == -(signal.SIGTERM if heeds else signal.SIGKILL)
+        assert process.wait(60) == -(signal.SIGTERM if ends_on_sigterm else signal.SIGKILL)
     service.daemon.reactor.wait_for(HolderProcess).doRead()
     assert not service.daemon.reactor.getDelayedCalls()
     assert not service.port.busy
 
 
-def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spawned]) -> None:
-    """SIGTERM, and SIGKILL after shutdown_timeout; sooner if the daemon is in a hurry meanwhile."""
+def test_dismiss_ends_the_process(spawned: Callable[..., _Spawned]) -> None:
+    """dismiss() sends SIGTERM, and SIGKILL after shutdown_timeout, or earlier after an abort."""
     service = _Datagrams(spawned, "shutdown_timeout=1m")
     service.client.send(b"hello")
     service.port.doRead()
-    service.daemon.begin(1)
+    service.daemon.start_process(1)
     service.port.stopListening()
     service.port.dismiss()
     assert service.daemon.launcher_client.signals == [(1, signal.SIGTERM)]
@@ -911,11 +909,11 @@ def test_a_process_whose_socket_is_given_up_is_ended(spawned: Callable[..., _Spa
 
 
 def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> None:
-    """When the process of the service before has ended, which it is told to; not earlier."""
+    """The port of the new service watches the socket once the former service's process has exited after SIGTERM."""
     service = _Datagrams(spawned)
     service.client.send(b"hello")
     service.port.doRead()
-    service.daemon.begin(1, 815)
+    service.daemon.start_process(1, 815)
     other = WaitPort(service.daemon.reactor, service.sock, service.daemon.tracker)
     service.port.stopListening()
     other.follow(service.port)
@@ -928,8 +926,8 @@ def test_a_socket_goes_to_another_service(spawned: Callable[..., _Spawned]) -> N
     assert service.daemon.reactor.readers == {other}
 
 
-def test_a_process_without_a_launcher_is_given_up(spawned: Callable[..., _Spawned]) -> None:
-    """For an upgrade; the question stays where it was. One that is being started is not."""
+def test_withdraw_cancels_a_process_without_a_launcher(spawned: Callable[..., _Spawned]) -> None:
+    """withdraw() cancels a process only while no launcher is ready; the datagram stays in the socket."""
     service = _Datagrams(spawned)
     service.client.send(b"hello")
     service.port.doRead()

@@ -1,4 +1,4 @@
-"""The states of a spawned connection, by every order of events in memory."""
+"""The states of a spawned connection, for every order of events."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SERVICE = service_of("cat 0/tcp server=/bin/cat")
 
 
-class _Launcher:
-    """What a connection asks of its LauncherClient."""
+class _FakeLauncherClient:
+    """LauncherClient that records signals and forgotten connections."""
 
     def __init__(self) -> None:
         self.failing = False
@@ -37,28 +37,28 @@ class _Launcher:
         self.signals: list[int] = []
         self.forgotten: list[int] = []
 
-    def start(self, number: int, _environment: bytes, fd: int) -> None:
+    def start(self, connection_id: int, _environment: bytes, fd: int) -> None:
         os.close(fd)
-        self.waiting.add(number)
+        self.waiting.add(connection_id)
 
-    def drop(self, number: int) -> bool:
-        found = number in self.waiting
-        self.waiting.discard(number)
+    def drop(self, connection_id: int) -> bool:
+        found = connection_id in self.waiting
+        self.waiting.discard(connection_id)
         return found
 
-    def cancel(self, number: int) -> bool:
-        """Drop it unless it was sent; returns whether nothing will be reported."""
-        return number not in self.waiting or (number not in self.sent and self.drop(number))
+    def cancel(self, connection_id: int) -> bool:
+        """Drop a connection unless it was sent; return whether no report will follow."""
+        return connection_id not in self.waiting or (connection_id not in self.sent and self.drop(connection_id))
 
-    def signal(self, _number: int, wanted: int) -> None:
+    def signal(self, _connection_id: int, wanted: int) -> None:
         self.signals.append(wanted)
 
-    def forget_connection(self, number: int) -> None:
-        self.forgotten.append(number)
+    def forget_connection(self, connection_id: int) -> None:
+        self.forgotten.append(connection_id)
 
 
-class _Terminator:
-    """What a connection asks of its TlsTerminator; the test ends the client's connection."""
+class _FakeTerminator:
+    """TlsTerminator that records its calls; the test ends the client's connection."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -80,13 +80,13 @@ class _Terminator:
 
 
 class _Case:
-    """One connection, and the events that can happen to it."""
+    """One connection, and the events that can occur."""
 
     def __init__(self, *, tls: bool) -> None:
         self.reactor = FakeReactor()
         self.lines: list[str] = []
         self.budget = DescriptorBudget(100, self.reactor)
-        self.launcher: Any = _Launcher()
+        self.launcher: Any = _FakeLauncherClient()
         service = SERVICE
         log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
         context = ConnectionContext(
@@ -107,7 +107,7 @@ class _Case:
         self.connection.on_closed = self._count
         self.terminator: Any = None
         if tls:
-            self.terminator = _Terminator()
+            self.terminator = _FakeTerminator()
             self.connection.begin_handshake(self.terminator)
         else:
             self.handshake_done()
@@ -120,33 +120,33 @@ class _Case:
         return self.connection.state
 
     def handshake_done(self) -> None:
-        """The handshake is done; without TLS there is none."""
+        """Complete the handshake; without TLS start the process."""
         if self.state in (SpawnedState.ACCEPTED, SpawnedState.HANDSHAKE):
             self.connection.start(os.open(os.devnull, os.O_RDONLY), b"")
 
     def handshake_failed(self) -> None:
-        """The client breaks off the handshake, with a reason that is logged."""
+        """Fail the handshake because of the client, with a reason that is logged."""
         if self.state is SpawnedState.HANDSHAKE:
             self.terminator.failure_text = "no certificate"
             self.client_leaves()
 
     def client_leaves(self) -> None:
-        """The client's connection is over; without TLS the process alone sees that."""
+        """End the client's connection; without TLS only the process notices it."""
         if self.terminator is not None and not self.terminator.closed:
             self.terminator.closed = True
             self.connection.client_gone()
 
     def is_sent(self) -> None:
-        """The launcher is sent the connection."""
+        """Send the connection to the launcher."""
         self.launcher.sent |= self.launcher.waiting
 
     def process_starts(self) -> None:
-        """The launcher reports a process."""
+        """Report the start of the process."""
         if self.launcher.drop(1):
             self.tracker.process_started(1, 500)
 
     def start_fails(self) -> None:
-        """The launcher reports that it can't start the program."""
+        """Report that the program can't be started."""
         if self.launcher.drop(1):
             self.tracker.start_failed(1, 2)
 
@@ -155,29 +155,29 @@ class _Case:
         return self.connection.pid != 0 and self.state not in (SpawnedState.CLOSING, SpawnedState.CLOSED)
 
     def process_ends(self) -> None:
-        """The launcher reports the end of the process."""
+        """Report the exit of the process."""
         if self._runs:
             self.tracker.process_ended(Ended(1, 0))
 
     def launcher_is_lost(self) -> None:
-        """The launcher has ended, and it is unknown what became of the process, or whether there was one."""
+        """Lose the launcher: the exit of the process is unknown, or whether there was one."""
         if self._runs or self.launcher.drop(1):
             self.tracker.process_lost(1)
 
     def kick(self) -> None:
-        """An operator closes the connection; connections that are closed can't be found."""
+        """Close the connection by svcctl kick, unless it is closed."""
         if self.tracker.connections:
             self.connection.abort("kicked")
 
     def shutdown(self) -> None:
-        """The daemon stops: connections are drained, and aborted when the time is over."""
+        """Stop the daemon: drain the connection, and abort it after the timeout."""
         if self.tracker.connections:
             self.connection.drain()
         if self.tracker.connections:
             self.connection.abort("shutdown")
 
     def time_passes(self) -> None:
-        """The timer of the connection runs."""
+        """Let the timer of the connection expire."""
         self.reactor.advance(KILL_SECONDS)
 
 
@@ -191,13 +191,13 @@ EVENTS = [
     _Case.shutdown,
     _Case.time_passes,
 ]
-#: Those that only the daemon's end of a TLS connection sees.
+#: Events that occur only with TLS.
 TLS_EVENTS = [_Case.handshake_done, _Case.handshake_failed, _Case.client_leaves]
 
 
 @pytest.fixture(autouse=True)
 def transitions(monkeypatch: pytest.MonkeyPatch) -> set[tuple[SpawnedState, SpawnedState]]:
-    """The transitions that a test has seen; each has to be in the table."""
+    """The transitions in a test; each has to be in TRANSITIONS."""
     seen: set[tuple[SpawnedState, SpawnedState]] = set()
     enter = SpawnedConnection._enter
 
@@ -211,7 +211,7 @@ def transitions(monkeypatch: pytest.MonkeyPatch) -> set[tuple[SpawnedState, Spaw
 
 
 def _check_end(case: _Case) -> None:
-    """End what is left, and compare everything that is counted or logged."""
+    """End the connection if it is open, and compare all counts and log lines."""
     case.process_starts()
     case.process_ends()
     case.client_leaves()
@@ -229,7 +229,7 @@ def _check_end(case: _Case) -> None:
 def test_every_order_of_events_ends_the_connection_once(
     tls: bool, transitions: set[tuple[SpawnedState, SpawnedState]]
 ) -> None:
-    """Whatever happens first, there is one accept line and one end line, and every count is as before."""
+    """Any order of events leads to one accept line and one end line, and all counts return to their start."""
     for events in itertools.permutations(EVENTS + TLS_EVENTS if tls else EVENTS, 4):
         case = _Case(tls=tls)
         for event in events:
@@ -237,7 +237,7 @@ def test_every_order_of_events_ends_the_connection_once(
         _check_end(case)
     wanted = {(before, after) for before, afters in TRANSITIONS.items() for after in afters}
     if tls:
-        # What the table allows happens, but for what only connections without TLS or a host name do.
+        # All transitions of the table occur, except those of connections without TLS or with a host name lookup.
         assert transitions >= {
             pair for pair in wanted if SpawnedState.ACCEPTED not in pair and SpawnedState.CLOSED not in pair
         }
@@ -269,7 +269,7 @@ def test_every_order_of_events_ends_the_connection_once(
     ],
 )
 def test_the_first_cause_is_the_reason(events: list[Callable[[_Case], None]], reason: str) -> None:
-    """The end line has the reason of the event that came first; a process that can't be killed is not known to end."""
+    """The end line has the reason of the first event; the end of a process that can't be killed is unknown."""
     case = _Case(tls=False)
     for event in events:
         event(case)
@@ -289,10 +289,8 @@ def test_the_first_cause_is_the_reason(events: list[Callable[[_Case], None]], re
         ([_Case.client_leaves, _Case.process_ends], []),
     ],
 )
-def test_a_tls_client_gets_what_its_process_has_written(
-    events: list[Callable[[_Case], None]], calls: list[str]
-) -> None:
-    """In time: at leisure after the end of the process, quickly after SIGTERM, and not at all after SIGKILL."""
+def test_output_of_the_process_to_a_tls_client(events: list[Callable[[_Case], None]], calls: list[str]) -> None:
+    """The output is sent with a lingering close after an exit, without one after SIGTERM, not at all after SIGKILL."""
     case = _Case(tls=True)
     case.handshake_done()
     case.process_starts()
@@ -303,8 +301,8 @@ def test_a_tls_client_gets_what_its_process_has_written(
     _check_end(case)
 
 
-def test_a_process_that_may_exist_is_awaited_and_ended() -> None:
-    """An aborted connection that the launcher was sent stays until its process is reported, gets SIGTERM and ends."""
+def test_aborted_connection_waits_for_the_report_of_its_process() -> None:
+    """An aborted connection that was sent to the launcher waits for the report of its process, which gets SIGTERM."""
     case = _Case(tls=False)
     case.is_sent()
     case.kick()
