@@ -1,4 +1,4 @@
-"""Line formats other than text: behind a syslog priority, and as entries of systemd's journal."""
+"""Line formats other than text: with a syslog priority, and as entries of systemd's journal."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ NOW = 1_769_000_709.5
 
 
 def _entry(event: Event, constants: Mapping[str, object], **variables: object) -> dict[str, str]:
-    """The fields of an entry, as the journal would have them."""
+    """Return the fields of an event's journal entry, as journald receives them."""
     lines: list[str] = []
-    journal = LogWriter(list_sink(lines), JournaldFormat(), clock=lambda: NOW)
-    filled = {name: journal.quoted(value) if isinstance(value, str) else value for name, value in variables.items()}
-    journal.write(journal.template(event, constants, variables) % (filled or ()))
+    log_writer = LogWriter(list_sink(lines), JournaldFormat(), clock=lambda: NOW)
+    filled = {name: log_writer.quoted(value) if isinstance(value, str) else value for name, value in variables.items()}
+    log_writer.write(log_writer.template(event, constants, variables) % (filled or ()))
     (line,) = lines
     return {name: value.decode() for name, value in parse_entry(datagram(line)).items()}
 
@@ -59,21 +59,21 @@ def _entry(event: Event, constants: Mapping[str, object], **variables: object) -
      (LAUNCHER_LOST, 4), (DESCRIPTORS, 4), (LOST, 3)],
 )  # fmt: skip
 def test_an_event_has_its_priority(event: Event, priority: int) -> None:
-    """Connections are info, refusals and losses warn, actions of the daemon notice."""
+    """Connections have priority info, refusals and losses warning, actions of the daemon notice."""
     for form in (TextFormat(stamped=False), JsonFormat(stamped=False)):
         assert SyslogPriorityFormat(form).template(event, {}, ()) == f"<{priority}>{form.template(event, {}, ())}"
     assert _entry(event, {})["PRIORITY"] == str(priority)
 
 
 @pytest.mark.parametrize(("level", "priority"), [("debug", 7), ("info", 6), ("warn", 4), ("error", 3), ("critical", 2)])
-def test_a_log_line_has_its_writers_priority(level: str, priority: int) -> None:
-    """What others log has the level that they gave it."""
+def test_a_log_line_has_the_priority_of_its_level(level: str, priority: int) -> None:
+    """A line from other code has the priority of its log level."""
     line = SyslogPriorityFormat(TextFormat(stamped=False)).template(LOG, {"level": level, "message": "x"}, ())
     assert line == f"<{priority}>log level={level} message=x"
 
 
-def test_every_event_can_be_told_and_written() -> None:
-    """Whatever level an event has, twisted.logger and syslog have one for it."""
+def test_every_event_can_be_written() -> None:
+    """Every level of an event has a level of twisted.logger and a syslog priority."""
     lines: list[str] = []
     log = Logger(observer=LogObserver(LogWriter(list_sink(lines), SyslogPriorityFormat(JsonFormat(stamped=False)))))
     for each in _EVENTS:
@@ -83,7 +83,7 @@ def test_every_event_can_be_told_and_written() -> None:
 
 
 def test_json_has_a_level_and_one_type_for_each_field() -> None:
-    """Each line of each event has its level; numbers are numbers, whole or not, and all else is a string."""
+    """A line of JSON has a level; the fields in NUMBERS are numbers, all others strings."""
     values = dict.fromkeys((name for event in _EVENTS for name in event.fields), 'a "text"')
     whole: dict[str, object] = {**values, **dict.fromkeys(NUMBERS, 5)}
     for numbers in (whole, {**whole, **dict.fromkeys(NUMBERS, 0.25)}):
@@ -95,15 +95,15 @@ def test_json_has_a_level_and_one_type_for_each_field() -> None:
             assert found == known
 
 
-def test_a_priority_stands_before_everything() -> None:
-    """Before the brace of a JSON object, and there is no time."""
+def test_the_priority_comes_first() -> None:
+    """The priority precedes the brace of a JSON object, and there is no time."""
     lines: list[str] = []
     LogWriter(list_sink(lines), SyslogPriorityFormat(JsonFormat(stamped=False))).record(READY, {"services": 1})
     assert lines == ['<5>{"event":"ready","level":"notice","services":1}']
 
 
-def test_a_connections_line_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message is the line of text without its time, and every value has a field of its own."""
+def test_the_entry_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MESSAGE is the line of text without its time, and each value has a field of its own."""
     monkeypatch.setattr("time.localtime", __import__("time").gmtime)
     entry = _entry(END, {"service": "echo/tcp"}, peer="[2001:db8::1]:5", id=7, seconds=0.12345, reason="done")
     assert entry.pop("SVCD_TIME").startswith("2026-01-21T13:05:09.500")
@@ -121,8 +121,8 @@ def test_a_connections_line_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None
     }
 
 
-def test_a_message_of_many_lines_stays_one() -> None:
-    """A traceback is the entry's message as it was, with the level beside it."""
+def test_a_message_of_several_lines() -> None:
+    """A message of several lines, such as a traceback, is MESSAGE unchanged."""
     text = 'it broke\nTraceback:\n  x="1"\n'
     entry = _entry(LOG, {"level": "error", "message": text})
     assert (entry["MESSAGE"], entry["SVCD_LEVEL"], entry["PRIORITY"]) == (text, "error", "3")
@@ -130,8 +130,8 @@ def test_a_message_of_many_lines_stays_one() -> None:
 
 
 @given(st.text(), st.text())
-def test_any_value_arrives_as_it_is(constant: str, variable: str) -> None:
-    """Line ends, quotes, percent signs and zeros too; and no value makes a field of its own."""
+def test_values_arrive_unchanged(constant: str, variable: str) -> None:
+    """Values arrive unchanged, with line ends, quotes, percent signs and NULs, and add no field."""
     entry = _entry(FAIL, {"service": constant}, reason=variable)
     assert entry["SVCD_SERVICE"] == constant
     assert entry["SVCD_REASON"] == variable
@@ -140,12 +140,12 @@ def test_any_value_arrives_as_it_is(constant: str, variable: str) -> None:
                           "SVCD_SERVICE", "SVCD_REASON"}  # fmt: skip
 
 
-def test_half_a_character_does_not_stop_the_log() -> None:
-    """What has no bytes in UTF-8 is shown as what it is."""
+def test_a_lone_surrogate_is_escaped() -> None:
+    """A lone surrogate, which UTF-8 can't encode, is escaped."""
     assert _entry(FAIL, {}, reason="a\ud800b\n")["SVCD_REASON"] == "a\\ud800b\n"
 
 
 def test_a_value_can_be_cut() -> None:
-    """Where an entry must be small, its values are, and its fields stay."""
+    """datagram() with a limit cuts the values of an entry and keeps its fields."""
     entry = 'PRIORITY=6\nA="1\\n2345"\nMESSAGE=said text="1\\n2345"'
     assert parse_entry(datagram(entry, 4)) == {"PRIORITY": b"6", "A": b"1\n23", "MESSAGE": b"said"}

@@ -1,4 +1,4 @@
-"""The places of the log: whole lines or none, a new file on a signal, and no waiting for a reader that is away."""
+"""Log destinations: whole lines, a new file after SIGUSR1, and no blocking on a pipe that is not read."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def usr1() -> Iterator[None]:
-    """The signal's handler is given back."""
+def restore_sigusr1() -> Iterator[None]:
+    """Restore the handler of SIGUSR1."""
     before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGUSR1, before)
@@ -37,7 +37,7 @@ def _output(path: Path | str, **options: object) -> LogSetup:
 
 
 def test_lines_are_appended(tmp_path: Path) -> None:
-    """What stands in the file stays, and new lines come behind it."""
+    """Lines are appended to an existing file."""
     path = tmp_path / "log"
     path.write_text("old\n")
     output = _output(path)
@@ -49,7 +49,7 @@ def test_lines_are_appended(tmp_path: Path) -> None:
 
 
 def test_a_signal_opens_the_file_again(tmp_path: Path) -> None:
-    """After logrotate has moved the file away, SIGUSR1 makes a new one, and the moved one gets no more lines."""
+    """After logrotate has renamed the file, SIGUSR1 creates a new one, and the renamed one receives no more lines."""
     path = tmp_path / "log"
     output = _output(path)
     output.log_writer.write("first")
@@ -61,8 +61,8 @@ def test_a_signal_opens_the_file_again(tmp_path: Path) -> None:
     assert [line.split()[-1] for line in path.read_text().splitlines()] == ["third"]
 
 
-def test_a_signal_that_finds_no_place_changes_nothing(tmp_path: Path) -> None:
-    """When the file can't be opened again, the open one stays in use."""
+def test_a_file_that_can_not_be_opened_again(tmp_path: Path) -> None:
+    """If the file can't be opened again, the open one stays in use."""
     folder = tmp_path / "logs"
     folder.mkdir()
     output = _output(folder / "log")
@@ -72,8 +72,8 @@ def test_a_signal_that_finds_no_place_changes_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "moved" / "log").read_text().endswith(" still\n")
 
 
-def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
-    """Lines that do not fit are kept whole and written once there is room, in order, none torn and none lost."""
+def test_a_full_disk(tmp_path: Path) -> None:
+    """Lines that do not fit are kept whole, and written in order once there is room."""
     path = tmp_path / "log"
     output = _output(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -82,24 +82,24 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
         for number in range(10):
             output.log_writer.write(f"line number={number}")
-        torn = path.read_text()
+        limited = path.read_text()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, before)
-    assert torn.endswith("\n")
-    assert len(torn.splitlines()) < 10
+    assert limited.endswith("\n")
+    assert len(limited.splitlines()) < 10
     output.log_writer.write("line number=10")
     assert [line.split("=")[-1] for line in path.read_text().splitlines()] == [str(number) for number in range(11)]
 
 
-def test_a_place_that_is_none(tmp_path: Path) -> None:
-    """A log that can't be opened ends the start with the cause."""
+def test_a_log_file_that_can_not_be_opened(tmp_path: Path) -> None:
+    """A log file that can't be opened ends the start with the reason."""
     with pytest.raises(StartFailure, match="No such file or directory; use --logfile FILE"):
         _output(tmp_path / "no" / "log")
 
 
-def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
-    """A FIFO is not truncated or replaced; while it is not read the lines wait, and the daemon does not."""
+def test_a_fifo(tmp_path: Path) -> None:
+    """A FIFO is neither truncated nor replaced; lines wait while it is not read, and the daemon does not block."""
     path = tmp_path / "fifo"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -118,25 +118,25 @@ def test_a_device_is_written_to_and_left_alone(tmp_path: Path) -> None:
         assert os.read(reader, 1000).endswith(b" last\n")
     finally:
         os.close(reader)
-    output.log_writer.write("nobody reads")
-    output.log_writer.write("nobody reads")
+    output.log_writer.write("no reader")
+    output.log_writer.write("no reader")
     assert path.is_fifo()
 
 
-def test_a_daemon_has_no_standard_output() -> None:
-    """Logging to - is for the foreground."""
+def test_standard_output_needs_the_foreground() -> None:
+    """Logging to `-` needs the foreground (-n)."""
     with pytest.raises(StartFailure, match="use --logfile FILE, or -n"):
         LogSetup({"logfile": "-"}).observer()
 
 
-def test_a_logger_of_the_users_own_is_left_alone() -> None:
+def test_a_logger_option() -> None:
     """With --logger svcd opens no destination."""
     assert LogSetup({"logger": object()}).observer() is None
 
 
 @pytest.fixture
 def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJournald]:
-    """A journald that LogSetup finds."""
+    """Yield a journald that LogSetup connects to."""
     fake = FakeJournald(tmp_path / "socket")
     monkeypatch.setattr("svcd.log.setup.JournaldSink", lambda: JournaldSink(str(fake.path)))
     yield fake
@@ -146,18 +146,18 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeJo
 
 @pytest.fixture
 def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A standard output that $JOURNAL_STREAM names."""
+    """Yield the file of a standard output that $JOURNAL_STREAM names."""
     path = tmp_path / "stdout"
     with path.open("w") as stream:
-        # sys itself is pytest's, which captures by it.
+        # pytest captures by sys itself, so only the module's reference is replaced.
         monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=stream))
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         yield path
 
 
-def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
-    """--log-format journald writes neither to the terminal nor to a file; all lines are entries with fields."""
+def test_the_journald_format(journald: FakeJournald) -> None:
+    """--log-format journald writes entries with fields, and neither to the terminal nor to a file."""
     output = LogSetup({"nodaemon": True}, "journald")
     assert not output.on_terminal
     assert isinstance(output.observer(), LogObserver)
@@ -167,18 +167,18 @@ def test_the_journal_can_be_asked_for(journald: FakeJournald) -> None:
     output._write.__self__._socket.close()  # type: ignore[attr-defined]
 
 
-def test_a_journal_that_was_asked_for_must_be_there(journald: FakeJournald) -> None:
-    """Otherwise the start ends with the cause."""
+def test_the_journald_format_without_journald(journald: FakeJournald) -> None:
+    """With --log-format journald a missing journald ends the start with the reason."""
     output = LogSetup({"nodaemon": True}, "journald")
     journald.close()
     with pytest.raises(StartFailure, match="can't reach journald: No such file or directory; use another --log-format"):
         output.observer()
 
 
-def test_the_end_waits_until_journald_has_read_everything(
+def test_finish_waits_until_journald_has_read_everything(
     journald: FakeJournald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also what was sent, for an entry has its unit only if its process is there when it is read."""
+    """finish() waits until journald has read all entries: the unit of an entry is looked up by its process."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
     output.log_writer.start_buffering(lambda *_call: None)
@@ -199,10 +199,8 @@ def test_the_end_waits_until_journald_has_read_everything(
     output._journald._socket.close()
 
 
-def test_what_the_log_lacks_at_the_end_is_said(
-    journald: FakeJournald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A journald that reads nothing is waited for so long; then the standard error has how much is missing."""
+def test_finish_reports_missing_lines(journald: FakeJournald, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a timeout finish() reports the number of missing lines on standard error."""
     output = LogSetup({"nodaemon": True}, "journald")
     output.observer()
     output.log_writer.start_buffering(lambda *_call: None)
@@ -226,7 +224,7 @@ def test_what_the_log_lacks_at_the_end_is_said(
 
 
 def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is_journal: Path) -> None:
-    """The same lines go there with their fields, without a word of the user's."""
+    """If standard output is the journal, entries with fields are sent to journald."""
     output = LogSetup({"nodaemon": True})
     assert output.observer() is not None
     output.log_writer.record(STOP, {"connections": 3})
@@ -240,7 +238,7 @@ def test_a_standard_output_that_is_the_journal(journald: FakeJournald, stdout_is
     [("text", {}, " stop"), ("json", {}, '"event":"stop","level":"notice"}'), (None, {"logfile": "log"}, " stop")],
 )
 @pytest.mark.usefixtures("stdout_is_journal")
-def test_a_word_of_the_users_wins(
+def test_an_explicit_destination_takes_precedence(
     log_format: str | None, options: dict[str, str], line: str, journald: FakeJournald, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -254,9 +252,9 @@ def test_a_word_of_the_users_wins(
 
 
 @pytest.mark.parametrize("stream", ["", "0:0", "nonsense"])
-def test_another_standard_output_stays_text(stream: str, stdout_is_journal: Path, journald: FakeJournald,
+def test_another_standard_output(stream: str, stdout_is_journal: Path, journald: FakeJournald,
                                             monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """As of a program whose output was redirected."""
+    """If $JOURNAL_STREAM does not name standard output, as after a redirection, lines are text."""
     monkeypatch.setenv("JOURNAL_STREAM", stream)
     output = LogSetup({"nodaemon": True})
     output.observer()
@@ -265,10 +263,8 @@ def test_another_standard_output_stays_text(stream: str, stdout_is_journal: Path
     assert journald.empty()
 
 
-def test_a_journal_that_can_not_be_reached_is_written_by_the_output(
-    stdout_is_journal: Path, journald: FakeJournald
-) -> None:
-    """A container may have the one and not the other."""
+def test_a_journal_without_journald(stdout_is_journal: Path, journald: FakeJournald) -> None:
+    """If journald's socket is missing, as in some containers, lines are written to standard output."""
     journald.close()
     output = LogSetup({"nodaemon": True})
     output.observer()
@@ -276,21 +272,21 @@ def test_a_journal_that_can_not_be_reached_is_written_by_the_output(
     assert stdout_is_journal.read_text().endswith(" stop\n")
 
 
-def test_syslog_gets_lines_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its name is twistd's --prefix."""
-    told: list[object] = []
-    monkeypatch.setattr("syslog.openlog", lambda *arguments: told.append(arguments[0]))
-    monkeypatch.setattr("syslog.syslog", lambda *arguments: told.append(arguments))
+def test_lines_for_syslog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines for syslog have no time; their identifier is twistd's --prefix."""
+    calls: list[object] = []
+    monkeypatch.setattr("syslog.openlog", lambda *arguments: calls.append(arguments[0]))
+    monkeypatch.setattr("syslog.syslog", lambda *arguments: calls.append(arguments))
     output = LogSetup({"syslog": True, "prefix": "me"}, "json")
     assert not output.on_terminal
     output.observer()
     output.log_writer.record(STOP, {})
-    assert told == ["me", (5, '{"event":"stop","level":"notice"}')]
+    assert calls == ["me", (5, '{"event":"stop","level":"notice"}')]
 
 
-def test_shortening_is_the_journals() -> None:
-    """Keepers ask it."""
+def test_anonymized_addresses() -> None:
+    """anonymize= applies to the addresses that the LogWriter formats."""
     assert LogSetup({"logger": object()}, anonymize=True).log_writer.format_peer("192.0.2.1", 7) == "192.0.2.0"
-    journal = LogSetup({"logger": object()}).log_writer
-    assert journal.format_peer("192.0.2.1", 7) == "192.0.2.1:7"
-    assert journal.template(ACCEPT, {}, ()) == "<6>accept"
+    log_writer = LogSetup({"logger": object()}).log_writer
+    assert log_writer.format_peer("192.0.2.1", 7) == "192.0.2.1:7"
+    assert log_writer.template(ACCEPT, {}, ()) == "<6>accept"

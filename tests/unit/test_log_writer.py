@@ -1,4 +1,4 @@
-"""The log: its lines, its quoting, its buffer, and what happens when it can't be written."""
+"""LogWriter: lines, quoting, buffer, and failing sinks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from svcd.log import writer as journal_module
+from svcd.log import writer as writer_module
 from svcd.log.events import ACCEPT, CLOSE, END, LISTEN, PAUSE, READY, log_event
 from svcd.log.formats import JsonFormat, LineFormat, TextFormat, quote
 from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, MAX_LINES, LogObserver, LogWriter
@@ -24,12 +24,18 @@ from svcd.log.writer import FLUSH_LINES, FLUSH_SECONDS, MAX_LINES, LogObserver, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-#: 2026-01-21 14:05:09.5 in Berlin.
+#: 2026-01-21 14:05:09.5 in Berlin
 NOW = 1_769_000_709.5
 
 
 class _Sink:
-    """Keeps the lines, or fails."""
+    """Log sink that records lines, or fails.
+
+    Attributes:
+        lines: the lines written.
+        calls: how often the sink was called.
+        failing: whether it accepts no lines.
+    """
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -46,13 +52,13 @@ class _Sink:
 
 @pytest.fixture
 def sink() -> _Sink:
-    """Where lines go."""
+    """Return a sink."""
     return _Sink()
 
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Berlin's winter time."""
+    """Set Berlin's time zone; yield the patch."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
         time.tzset()
@@ -60,7 +66,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     time.tzset()
 
 
-def _form(as_json: bool, *, stamped: bool = True) -> LineFormat:
+def _format(as_json: bool, *, stamped: bool = True) -> LineFormat:
     return (JsonFormat if as_json else TextFormat)(stamped=stamped)
 
 
@@ -81,7 +87,7 @@ def _end(log_writer: LogWriter, peer: str = "192.0.2.1:5") -> str:
 
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_text(sink: _Sink) -> None:
-    """Time with offset and milliseconds, event, fields in the event's order."""
+    """A line has the time with offset and milliseconds, the event, and fields in the event's order."""
     log_writer = LogWriter(sink, clock=lambda: NOW)
     log_writer.write(_end(log_writer))
     assert sink.lines == [
@@ -94,7 +100,7 @@ def test_a_line_of_text(sink: _Sink) -> None:
 
 @pytest.mark.usefixtures("zone")
 def test_a_line_of_json(sink: _Sink) -> None:
-    """The same as one JSON object, numbers as numbers."""
+    """A line of JSON is one object with the same fields, numbers as numbers."""
     log_writer = LogWriter(sink, JsonFormat(), clock=lambda: NOW)
     log_writer.write(_end(log_writer))
     (line,) = sink.lines
@@ -115,16 +121,16 @@ def test_a_line_of_json(sink: _Sink) -> None:
 
 
 def test_lines_for_syslog_have_no_time(sink: _Sink) -> None:
-    """Syslog has its own."""
+    """Lines for syslog have no time."""
     for as_json in (False, True):
-        log_writer = LogWriter(sink, _form(as_json, stamped=False))
+        log_writer = LogWriter(sink, _format(as_json, stamped=False))
         log_writer.write(_end(log_writer))
     assert sink.lines[0].startswith("end service=")
     assert json.loads(sink.lines[1])["event"] == "end"
 
 
-def test_the_stamp_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.MonkeyPatch) -> None:
-    """Every line has its own time; summer time and other offsets are written as they are."""
+def test_the_time_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.MonkeyPatch) -> None:
+    """Each line has the time of its write; the offset follows the time zone and summer time."""
     moment = [NOW]
     log_writer = LogWriter(sink, clock=lambda: moment[0])
     for after in (0.0, 0.0009, 0.4999, 0.5, 15_552_000.0):
@@ -158,16 +164,16 @@ def test_the_stamp_follows_the_clock_and_the_zone(sink: _Sink, zone: pytest.Monk
     ],
 )
 def test_quoting(value: object, text: str) -> None:
-    """Anything but plain characters makes a JSON string in ASCII."""
+    """A value with any other than plain characters is quoted as a JSON string in ASCII."""
     assert quote(value) == text
 
 
 @given(st.text())
 def test_a_value_cannot_forge_a_line(value: str) -> None:
-    """Whatever a client is called, its line stays one line of the same words, and the value can be had back."""
+    """Any value leaves its line one line with the same fields, and can be read back."""
     texts, objects = _Sink(), _Sink()
     for as_json, each in ((False, texts), (True, objects)):
-        log_writer = LogWriter(each, _form(as_json), clock=lambda: NOW)
+        log_writer = LogWriter(each, _format(as_json), clock=lambda: NOW)
         log_writer.write(_end(log_writer, value))
     (line,) = texts.lines
     assert line.isascii()
@@ -184,10 +190,10 @@ def test_a_value_cannot_forge_a_line(value: str) -> None:
 
 @given(st.text())
 def test_a_constant_cannot_break_a_template(value: str) -> None:
-    """A service's name may hold percent signs and quotes."""
+    """A constant such as a service's name may contain percent signs and quotes."""
     for as_json in (False, True):
         sink = _Sink()
-        log_writer = LogWriter(sink, _form(as_json), clock=lambda: NOW)
+        log_writer = LogWriter(sink, _format(as_json), clock=lambda: NOW)
         log_writer.write(log_writer.template(ACCEPT, {"service": value}, ("id",)) % {"id": 3})
         if as_json:
             assert json.loads(sink.lines[0])["service"] == value
@@ -195,7 +201,7 @@ def test_a_constant_cannot_break_a_template(value: str) -> None:
 
 
 def test_fields_that_were_not_chosen_are_left_out(sink: _Sink) -> None:
-    """A template has constants and variables, in the order of the event, and nothing else."""
+    """A template has the given constants and variables only, in the order of the event."""
     log_writer = LogWriter(sink)
     assert (
         log_writer.template(ACCEPT, {"pid": 5, "service": "a"}, ("count",)) == "accept service=a count=%(count)d pid=5"
@@ -203,15 +209,15 @@ def test_fields_that_were_not_chosen_are_left_out(sink: _Sink) -> None:
 
 
 def test_before_the_reactor_runs_lines_are_written_at_once(sink: _Sink) -> None:
-    """Without a timer nothing waits."""
+    """Before start_buffering() lines are written at once."""
     log_writer = LogWriter(sink)
     log_writer.write("a")
     log_writer.write("b")
     assert len(sink.lines) == 2
 
 
-def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
-    """All lines of a short while go to the sink in one call."""
+def test_lines_are_buffered_for_a_bounded_time(sink: _Sink) -> None:
+    """Lines are buffered for FLUSH_SECONDS and written in one call."""
     clock = Clock()
     log_writer = LogWriter(sink)
     log_writer.start_buffering(clock.callLater)
@@ -228,8 +234,8 @@ def test_lines_wait_a_bounded_time_for_company(sink: _Sink) -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_many_lines_do_not_wait(sink: _Sink) -> None:
-    """At a thousand lines the buffer goes out, with no time passed."""
+def test_a_full_buffer_is_written_at_once(sink: _Sink) -> None:
+    """A buffer of FLUSH_LINES lines is written at once."""
     clock = Clock()
     log_writer = LogWriter(sink)
     log_writer.start_buffering(clock.callLater)
@@ -240,14 +246,14 @@ def test_many_lines_do_not_wait(sink: _Sink) -> None:
     assert len(sink.lines) == FLUSH_LINES
 
 
-def test_a_flush_without_lines_touches_nothing(sink: _Sink) -> None:
-    """An idle journal does not wake the disk."""
+def test_a_flush_without_lines(sink: _Sink) -> None:
+    """A flush without lines does not call the sink."""
     LogWriter(sink).flush()
     assert sink.calls == 0
 
 
-def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
-    """Lines are kept in order until the sink works again, without a `lost` line."""
+def test_a_failing_sink(sink: _Sink) -> None:
+    """Lines are kept in order while the sink fails, and written without a `lost` line."""
     clock = Clock()
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(clock.callLater)
@@ -262,8 +268,8 @@ def test_a_failing_sink_loses_nothing_that_fits(sink: _Sink) -> None:
     assert sink.lines == ["a", "b", "c"]
 
 
-def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
-    """Of too many lines the oldest are kept, and a line in the place of the others counts them."""
+def test_dropped_lines_are_counted(sink: _Sink) -> None:
+    """Above MAX_LINES the oldest lines are kept, and a `lost` line counts the dropped ones."""
     clock = Clock()
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(clock.callLater)
@@ -277,8 +283,8 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     lost = sink.lines[MAX_LINES]
     assert lost.startswith("lost lines=")
     kept = [line for line in sink.lines if line != lost]
-    given_up = int(lost.split("=")[1].split()[0])
-    assert given_up + len(kept) == MAX_LINES + 26
+    dropped = int(lost.split("=")[1].split()[0])
+    assert dropped + len(kept) == MAX_LINES + 26
     assert len(kept) >= MAX_LINES
     assert kept[0] == "0"
     sink.lines.clear()
@@ -287,9 +293,9 @@ def test_what_had_to_be_given_up_is_said(sink: _Sink) -> None:
     assert sink.lines == ["x"]
 
 
-def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few lines the place takes at a time, the `lost` line is where lines are missing, with that time."""
-    monkeypatch.setattr(journal_module, "MAX_LINES", 4)
+def test_the_place_of_the_lost_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The `lost` line is written where lines are missing, with that time, even to a sink that accepts few lines."""
+    monkeypatch.setattr(writer_module, "MAX_LINES", 4)
     taken: list[str] = []
     room, moment, clock = [0], [NOW], Clock()
 
@@ -317,8 +323,8 @@ def test_what_is_lost_is_said_in_its_place(monkeypatch: pytest.MonkeyPatch) -> N
     assert taken == sorted(taken)
 
 
-def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> None:
-    """Lines keep their order, and the buffer belongs to one thread."""
+def test_an_event_of_another_thread(sink: _Sink) -> None:
+    """An event from another thread is written in the reactor's thread."""
     calls: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.Queue()
     log_writer = LogWriter(sink, TextFormat(stamped=False))
     log_writer.start_buffering(Clock().callLater, lambda call, *arguments: calls.put((call, arguments)))
@@ -332,13 +338,13 @@ def test_an_event_of_another_thread_is_written_in_the_reactors(sink: _Sink) -> N
     assert sink.lines == ["ready services=2", "ready services=1"]
 
 
-def _observed(sink: _Sink, *, as_json: bool = True) -> Logger:
-    return Logger(observer=LogObserver(LogWriter(sink, _form(as_json), clock=lambda: NOW)))
+def _logger(sink: _Sink, *, as_json: bool = True) -> Logger:
+    return Logger(observer=LogObserver(LogWriter(sink, _format(as_json), clock=lambda: NOW)))
 
 
 def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
-    """An event that comes through twisted.logger is written as an event, not as a message."""
-    log = _observed(sink)
+    """An event of svcd that comes through twisted.logger keeps its fields."""
+    log = _logger(sink)
     log_event(log, LISTEN, service="echo/tcp", address="0.0.0.0:7", runs="echo", other="not a field")
     log_event(log, READY, services=1, listeners=2, reactor="UV")
     log_event(log, PAUSE, reason="descriptors", connections=5, limit=5)
@@ -355,7 +361,7 @@ def test_the_daemons_own_events_keep_their_fields(sink: _Sink) -> None:
 
 
 def test_an_event_has_a_text_for_other_observers() -> None:
-    """With a --logger of the user's own, the event reads as its line would."""
+    """For other observers, as with --logger, the text of an event is its line."""
     events: list[dict[str, Any]] = []
     log_event(Logger(observer=events.append), PAUSE, reason="descriptors", connections=5, limit=6)  # type: ignore[arg-type]
     (event,) = events
@@ -363,16 +369,16 @@ def test_an_event_has_a_text_for_other_observers() -> None:
     assert event["log_format"].format(**event) == "pause reason=descriptors connections=5 limit=6"
 
 
-def test_other_peoples_events_become_log_lines(sink: _Sink) -> None:
-    """Level and message are kept, in one line."""
-    _observed(sink, as_json=False).warn("{a}\nand more", a="first")
+def test_events_of_other_code(sink: _Sink) -> None:
+    """An event of other code is one line with its level and message."""
+    _logger(sink, as_json=False).warn("{a}\nand more", a="first")
     (line,) = sink.lines
     assert line.endswith(' log level=warn message="first\\nand more"')
 
 
 def test_a_traceback_is_one_line(sink: _Sink) -> None:
-    """A failure's traceback is in the message, so that no line of the log is without its time."""
-    log = _observed(sink)
+    """A traceback is part of the message, so that each line has its time."""
+    log = _logger(sink)
     try:
         raise ZeroDivisionError("told")
     except ZeroDivisionError:
@@ -385,7 +391,7 @@ def test_a_traceback_is_one_line(sink: _Sink) -> None:
     assert json.loads(line)["level"] == "critical"
 
 
-def test_an_event_is_not_left_in_the_buffer(sink: _Sink) -> None:
+def test_an_event_is_written_at_once(sink: _Sink) -> None:
     """An event of the daemon is written at once, after the buffered lines."""
     clock = Clock()
     log_writer = LogWriter(sink, TextFormat(stamped=False))

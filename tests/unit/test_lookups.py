@@ -1,4 +1,4 @@
-"""Blocking lookups in daemon threads: deduplicated, bounded, given up."""
+"""Blocking lookups in daemon threads: shared, limited in number, and cancelled."""
 
 from __future__ import annotations
 
@@ -33,19 +33,24 @@ PATIENCE = 20.0
 
 
 class _Server:
-    """Lookups that block until the test answers each question, and a reactor for what comes back."""
+    """Lookups that block until the test answers them, and a reactor that queues calls from threads.
+
+    Attributes:
+        started: the queries whose lookup has started.
+        calls: the calls from threads.
+    """
 
     def __init__(self) -> None:
         self.started: queue.Queue[str] = queue.Queue()
         self.calls: queue.Queue[tuple[Callable[..., object], tuple[object, ...]]] = queue.Queue()
         self._answers: dict[str, queue.Queue[Any]] = {}
 
-    def lookup(self, question: str) -> Callable[[], str]:
-        """A blocking lookup."""
+    def lookup(self, query: str) -> Callable[[], str]:
+        """Return a function that blocks until the query is answered."""
 
         def run() -> str:
-            answers = self._answers.setdefault(question, queue.Queue())
-            self.started.put(question)
+            answers = self._answers.setdefault(query, queue.Queue())
+            self.started.put(query)
             found = answers.get()
             if isinstance(found, Exception):
                 raise found
@@ -53,28 +58,28 @@ class _Server:
 
         return run
 
-    def answer(self, question: str, found: Any) -> None:
-        """Answer a question that has started."""
-        self._answers[question].put(found)
+    def answer(self, query: str, found: Any) -> None:
+        """Answer a query whose lookup has started: by a result or an exception."""
+        self._answers[query].put(found)
 
     def end(self) -> None:
-        """Answer everything."""
+        """Answer all queries."""
         for answers in self._answers.values():
             answers.put("end")
 
     def callFromThread(self, function: Callable[..., object], *arguments: object) -> None:
-        """Keep the call for `run`."""
+        """Queue a call for run()."""
         self.calls.put((function, arguments))
 
     def run(self) -> None:
-        """Make one call."""
+        """Run one queued call, within PATIENCE seconds."""
         function, arguments = self.calls.get(timeout=PATIENCE)
         function(*arguments)
 
 
 @pytest.fixture
 def server() -> Iterator[_Server]:
-    """Lookups, all of which have ended with the test."""
+    """Yield a server; answer all queries after the test."""
     made = _Server()
     yield made
     made.end()
@@ -84,9 +89,9 @@ def _pool(active: int = 2, threads: int = 3, queued: int = 2) -> LookupPool[str]
     return LookupPool("test-lookups", active=active, threads=threads, queued=queued)
 
 
-def _ask(pool: LookupPool[str], server: _Server, question: str) -> tuple[list[Any], Callable[[], None]]:
+def _start(pool: LookupPool[str], server: _Server, query: str) -> tuple[list[Any], Callable[[], None]]:
     found: list[Any] = []
-    return found, pool.ask(question, server.lookup(question), found.append)
+    return found, pool.ask(query, server.lookup(query), found.append)
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -96,10 +101,10 @@ def _wait(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def test_one_question_is_one_lookup(server: _Server) -> None:
-    """All waiters of a question get the result of one lookup."""
+def test_one_query_is_one_lookup(server: _Server) -> None:
+    """All waiters for a query receive the result of one lookup."""
     pool = _pool()
-    waiters = [_ask(pool, server, "a")[0] for _ in range(10)]
+    waiters = [_start(pool, server, "a")[0] for _ in range(10)]
     assert server.started.get(timeout=PATIENCE) == "a"
     server.answer("a", "1")
     _wait(lambda: waiters == [["1"]] * 10)
@@ -107,35 +112,35 @@ def test_one_question_is_one_lookup(server: _Server) -> None:
 
 
 def test_an_exception_is_the_result(server: _Server) -> None:
-    """Each waiter gets the exception of a lookup; the next question is looked up."""
+    """Each waiter receives the exception of a lookup; the same query is looked up again later."""
     pool = _pool()
-    found, _ = _ask(pool, server, "a")
+    found, _ = _start(pool, server, "a")
     server.started.get(timeout=PATIENCE)
-    mistake = OSError("none")
-    server.answer("a", mistake)
-    _wait(lambda: found == [mistake])
-    again, _ = _ask(pool, server, "a")
+    error = OSError("none")
+    server.answer("a", error)
+    _wait(lambda: found == [error])
+    second, _ = _start(pool, server, "a")
     server.started.get(timeout=PATIENCE)
     server.answer("a", "2")
-    _wait(lambda: again == ["2"])
+    _wait(lambda: second == ["2"])
 
 
-def test_a_waiter_that_gives_up_frees_its_place(server: _Server) -> None:
-    """Lookups without a waiter hold up no other, up to the bound of threads; then questions wait, and then fail."""
+def test_a_cancelled_waiter_frees_its_place(server: _Server) -> None:
+    """A lookup without waiters does not delay others up to the limit of threads; then queries wait, and then fail."""
     pool = _pool(active=1, threads=3, queued=2)
     for name in ("a", "b"):
-        found, give_up = _ask(pool, server, name)
+        found, cancel = _start(pool, server, name)
         assert server.started.get(timeout=PATIENCE) == name
-        give_up()
-        give_up()
-    third, _ = _ask(pool, server, "c")
+        cancel()
+        cancel()
+    third, _ = _start(pool, server, "c")
     assert server.started.get(timeout=PATIENCE) == "c"
-    waiting = [_ask(pool, server, name) for name in ("d", "e")]
+    waiting = [_start(pool, server, name) for name in ("d", "e")]
     with pytest.raises(BlockingIOError, match="3 name lookups run and 2 wait"):
-        _ask(pool, server, "f")
-    # A place in the queue is free again.
+        _start(pool, server, "f")
+    # Cancelling a waiting query frees its place in the queue.
     waiting[1][1]()
-    _ask(pool, server, "g")
+    _start(pool, server, "g")
     assert server.started.empty()
     server.answer("c", "3")
     assert server.started.get(timeout=PATIENCE) == "d"
@@ -145,23 +150,23 @@ def test_a_waiter_that_gives_up_frees_its_place(server: _Server) -> None:
     assert (found, waiting[0][0], waiting[1][0]) == ([], ["4"], [])
 
 
-def test_an_abandoned_lookup_answers_the_next_who_asks(server: _Server) -> None:
-    """A new waiter joins the lookup that runs already."""
+def test_a_new_waiter_joins_a_running_lookup(server: _Server) -> None:
+    """A new waiter joins a lookup that runs already, even if all others have cancelled."""
     pool = _pool()
-    first, give_up = _ask(pool, server, "a")
+    first, cancel = _start(pool, server, "a")
     server.started.get(timeout=PATIENCE)
-    give_up()
-    second, _ = _ask(pool, server, "a")
+    cancel()
+    second, _ = _start(pool, server, "a")
     server.answer("a", "1")
     _wait(lambda: second == ["1"])
     assert first == []
     assert server.started.empty()
 
 
-def test_threads_end_when_nothing_is_asked(server: _Server) -> None:
-    """A pool without questions has no thread, and its threads are daemons."""
+def test_threads_end_without_queries(server: _Server) -> None:
+    """A pool without queries has no threads; its threads are daemon threads."""
     pool = _pool()
-    found, _ = _ask(pool, server, "a")
+    found, _ = _start(pool, server, "a")
     server.started.get(timeout=PATIENCE)
     threads = [thread for thread in threading.enumerate() if thread.name == "test-lookups"]
     assert all(thread.daemon for thread in threads)
@@ -170,13 +175,13 @@ def test_threads_end_when_nothing_is_asked(server: _Server) -> None:
     assert found == ["1"]
 
 
-def test_a_fork_begins_anew(server: _Server) -> None:
-    """In a child, which has no threads of its parent, a question is not held to be under way."""
+def test_a_pool_in_a_forked_child(server: _Server) -> None:
+    """A forked child, which has none of its parent's threads, starts lookups of its own."""
     pool = _pool()
-    _ask(pool, server, "a")
+    _start(pool, server, "a")
     server.started.get(timeout=PATIENCE)
     with warnings.catch_warnings():
-        # Other threads may hold locks that the child needs; these are new in it.
+        # Other threads may hold locks that the child needs; those of the pool are new in it.
         warnings.simplefilter("ignore")
         pid = os.fork()
     if not pid:
@@ -189,7 +194,7 @@ def test_a_fork_begins_anew(server: _Server) -> None:
 
 
 def test_a_system_without_threads(server: _Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A question that can have no thread fails at once with the reason; the next one is asked."""
+    """A query for which no thread can be started fails at once with the reason; the next one is looked up."""
     pool = _pool()
 
     def start(_thread: threading.Thread) -> None:
@@ -198,13 +203,13 @@ def test_a_system_without_threads(server: _Server, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
         with pytest.raises(BlockingIOError, match="gives no thread"):
-            _ask(pool, server, "a")
-    _ask(pool, server, "a")
+            _start(pool, server, "a")
+    _start(pool, server, "a")
     assert server.started.get(timeout=PATIENCE) == "a"
 
 
-def test_waiting_with_a_deadline(server: _Server) -> None:
-    """The synchronous form returns, raises what the lookup raises, or a TimeoutError with the reason."""
+def test_waiting_for_a_result(server: _Server) -> None:
+    """wait() returns the result, raises the lookup's exception, or raises TimeoutError with the reason."""
     pool: LookupPool[str] = _pool()
     assert pool.begin("now", lambda: "1").wait(PATIENCE) == "1"
     with pytest.raises(UnicodeError):
@@ -215,7 +220,7 @@ def test_waiting_with_a_deadline(server: _Server) -> None:
 
 
 def test_a_deferred_that_is_cancelled(server: _Server) -> None:
-    """cancel() gives up: what comes later goes nowhere, and the place is free."""
+    """After cancel() the result is dropped, and the place is free."""
     pool = _pool(active=1)
     reactor: Any = server
     results: list[Any] = []
@@ -234,7 +239,7 @@ def test_a_deferred_that_is_cancelled(server: _Server) -> None:
 
 
 class _Reactor(MemoryReactorClock):
-    """A reactor for connections in memory, whose calls from threads wait for `run`."""
+    """Reactor for connections in memory that queues calls from threads, and counts connection attempts."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -244,23 +249,23 @@ class _Reactor(MemoryReactorClock):
     # svcd.interfaces.DescriptorCounter.
 
     def acquire(self) -> None:
-        """One more attempt to connect."""
+        """Count a connection attempt."""
         self.attempts += 1
 
     def release(self) -> None:
-        """One less."""
+        """Count the end of a connection attempt."""
         self.attempts -= 1
 
     def try_acquire(self) -> bool:
-        """Not for attempts."""
+        """Fail: connection attempts do not call it."""
         raise NotImplementedError
 
     def callFromThread(self, function: Any, *arguments: Any) -> None:
-        """Keep the call."""
+        """Queue a call for run()."""
         self.thread_calls.put((function, *arguments))
 
     def run(self) -> None:
-        """Make one call."""
+        """Run one queued call, within PATIENCE seconds."""
         function, *arguments = self.thread_calls.get(timeout=PATIENCE)
         function(*arguments)
 
@@ -274,7 +279,7 @@ def _endpoint(monkeypatch: pytest.MonkeyPatch, run: Callable[[str], Any], pool: 
 
 
 def test_a_name_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All addresses of a name are tried, in their order."""
+    """All addresses of a name are tried in order."""
     reactor, endpoint = _endpoint(monkeypatch, lambda _host: [(10, ("2001:db8::1", 0, 0, 0)), (2, ("192.0.2.1", 0))])
     endpoint.connect(None).addErrback(lambda _failure: None)
     reactor.run()
@@ -283,7 +288,7 @@ def test_a_name_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_attempts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the addresses that are tried at once has a descriptor until it answers, fails or is given up."""
+    """Each connection attempt counts as a descriptor until it succeeds, fails or is cancelled."""
     names = [(2, (f"192.0.2.{number}", 0)) for number in (1, 2, 3)]
     reactor, endpoint = _endpoint(monkeypatch, lambda _host: names)
     made: list[Any] = []
@@ -313,7 +318,7 @@ def test_attempts_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_name_that_can_not_be_looked_up(
     monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], text: str
 ) -> None:
-    """The reason tells an unknown name from a failing name server."""
+    """An unknown name and a failing name server have different errors."""
 
     def run(_host: str) -> Any:
         raise error
@@ -327,7 +332,7 @@ def test_a_name_that_can_not_be_looked_up(
 
 
 def test_localhost_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no thread is free localhost is the loopback addresses; another name fails with the reason."""
+    """If no thread is free, localhost is the loopback addresses; another name fails with the reason."""
 
     class _Full(LookupPool[Any]):
         def ask(self, *_arguments: Any) -> Any:
@@ -344,24 +349,22 @@ def test_localhost_needs_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_systems_addresses() -> None:
-    """localhost is known to every system, as loopback addresses, with a port put in."""
+    """localhost has loopback addresses on every system, and the given port."""
     found = [twisted_address(name, 80, "UDP") for name in system_addresses("localhost")]
     assert found
     assert {(each.host, each.port, each.type) for each in found} <= {("127.0.0.1", 80, "UDP"), ("::1", 80, "UDP")}
 
 
 def test_addresses_of_bind_have_a_deadline(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
-    """A host name of bind= that is not answered in time is an OSError with the reason."""
+    """A host name of bind= without an answer in time is a TimeoutError with the reason."""
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.01)
     monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
     with pytest.raises(TimeoutError, match=r"no name server has answered within 0\.01 s"):
         Host().addresses("silent.example")
 
 
-def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
-    monkeypatch: pytest.MonkeyPatch, server: _Server
-) -> None:
-    """A new daemon of an upgrade waits for no name that the old one has waited for in vain, unless it has an answer."""
+def test_names_that_had_no_answer_before_an_upgrade(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
+    """A new daemon waits only briefly for a name that the old daemon has waited for in vain (upgrade)."""
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 60.0)
     monkeypatch.setattr(machine_module, "_UNANSWERED_SECONDS", 0.01)
     monkeypatch.setattr(machine_module, "system_addresses", lambda name: server.lookup(name)())
@@ -372,12 +375,12 @@ def test_names_without_an_answer_a_moment_ago_are_hardly_waited_for(
 
 
 def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, server: _Server) -> None:
-    """Many names without an answer take as long as one; a name with an answer has its addresses."""
+    """Host names of bind= are looked up at the same time: many without an answer take as long as one."""
     monkeypatch.setattr(machine_module, "_LOOKUP_SECONDS", 0.3)
-    asked: list[str] = []
+    lookups: list[str] = []
 
     def lookup(name: str) -> object:
-        asked.append(name)
+        lookups.append(name)
         return [(2, ("192.0.2.1", 0))] if name == "good.example" else server.lookup(name)()
 
     monkeypatch.setattr(machine_module, "system_addresses", lookup)
@@ -388,9 +391,9 @@ def test_names_of_bind_are_looked_up_together(monkeypatch: pytest.MonkeyPatch, s
         with pytest.raises(TimeoutError):
             machine.addresses(name)
     assert list(machine.addresses("good.example")) == ["192.0.2.1"]
-    # Two services may have one name: it is neither looked up nor waited for again.
+    # Two services may have the same name: it is looked up once.
     with pytest.raises(TimeoutError):
         machine.addresses(names[0])
     assert list(machine.addresses("good.example")) == ["192.0.2.1"]
-    # All were asked, although none of the first ever is answered.
-    assert sorted(asked) == sorted(names)
+    # All names were looked up, although the first ones have no answer.
+    assert sorted(lookups) == sorted(names)

@@ -1,4 +1,4 @@
-"""Tallies and the ledger: what is counted is shown, to the unit."""
+"""Counters of services and the registry of metrics."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DATAGRAM = ServiceInfo("echo/udp", "echo", stream=False)
 
 
 class _Source:
-    """A TrafficSource with the values of the test."""
+    """TrafficSource with the values of the test."""
 
-    def __init__(self, flow: LiveTraffic) -> None:
-        self.now = flow
+    def __init__(self, traffic: LiveTraffic) -> None:
+        self.now = traffic
 
     def traffic(self) -> LiveTraffic:
         """Return the values of the test."""
@@ -27,18 +27,18 @@ class _Source:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Time by hand."""
+    """Return a clock that the test advances."""
     return Clock()
 
 
 @pytest.fixture
 def registry(clock: Clock) -> MetricsRegistry:
-    """A ledger of a daemon that has just been started."""
+    """Return the registry of a daemon that was just started."""
     return MetricsRegistry(wall_clock=lambda: 1000.0 + clock.seconds(), clock=clock.seconds)
 
 
-def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
-    """Bounds are inclusive, as Prometheus has them, and what exceeds all is in the last bucket."""
+def test_the_buckets_of_a_histogram() -> None:
+    """Bounds are inclusive, as in Prometheus; values above all bounds are in the last bucket."""
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 2.0, 99.0, -1.0):
         histogram.observe(value)
@@ -46,8 +46,8 @@ def test_a_value_is_in_the_bucket_whose_bound_it_does_not_exceed() -> None:
     assert (found.counts, found.total, found.count) == ((3, 2, 1), 104.0, 6)
 
 
-def test_connections_are_counted_by_what_became_of_them(registry: MetricsRegistry) -> None:
-    """Accepted less ended is open; reasons, bytes and durations add up."""
+def test_connections_are_counted(registry: MetricsRegistry) -> None:
+    """Connections are counted as accepted, active and ended by reason; bytes and durations are added up."""
     counters = add_counters(registry, STREAM)
     counters.accepted += 3
     counters.end("done", 0.5, 10, 20, "192.0.2.1:1")
@@ -58,8 +58,8 @@ def test_connections_are_counted_by_what_became_of_them(registry: MetricsRegistr
     assert (figures.durations.count, figures.durations.total, figures.durations.bounds) == (2, 70.5, DURATIONS)
 
 
-def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
-    """A process whose traffic is unknown takes nothing away from the sums."""
+def test_unknown_traffic(registry: MetricsRegistry) -> None:
+    """Unknown traffic of a process (-1) is not added to the sums."""
     counters = add_counters(registry, STREAM)
     counters.end("done", 0.5, -1, -1, "")
     assert (counters.bytes_in, counters.bytes_out) == (0, 0)
@@ -67,8 +67,8 @@ def test_bytes_that_nobody_counted_are_none(registry: MetricsRegistry) -> None:
     assert (recent.bytes_in, recent.bytes_out) == (-1, -1)
 
 
-def test_processes_are_counted_while_they_run_and_when_they_end(registry: MetricsRegistry) -> None:
-    """By exit status or signal; a process whose exit was not observed is no longer counted as running."""
+def test_processes_are_counted(registry: MetricsRegistry) -> None:
+    """Ended processes are counted by exit status or signal; one with an unknown status no longer counts as running."""
     counters = add_counters(registry, STREAM)
     for _ in range(4):
         counters.process_started(0.004)
@@ -79,8 +79,8 @@ def test_processes_are_counted_while_they_run_and_when_they_end(registry: Metric
     assert (figures.children, figures.exits, figures.spawns.count) == (1, {"0": 2, "SIGKILL": 1}, 5)
 
 
-def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
-    """What connections and ports have carried so far is in the sums, and stays there when they are gone."""
+def test_the_traffic_of_open_connections(registry: MetricsRegistry) -> None:
+    """The traffic of open connections and ports is in the sums, and remains there after they are closed."""
     counters = add_counters(registry, DATAGRAM)
     counters.refuse("port", 2)
     sources = [_Source(LiveTraffic(5, 6, 3)), _Source(LiveTraffic(50, 60, 30))]
@@ -98,16 +98,16 @@ def test_who_is_open_is_asked(registry: MetricsRegistry) -> None:
     assert counters.arrivals() == (33, 2)
 
 
-def test_charts_do_not_ask_connections(registry: MetricsRegistry) -> None:
-    """There may be a hundred thousand of them, every two seconds."""
+def test_charts_do_not_iterate_over_connections(registry: MetricsRegistry) -> None:
+    """arrivals() does not iterate over open connections: there may be very many, every two seconds."""
     counters = add_counters(registry, STREAM)
     counters.add_source(_Source(LiveTraffic(datagrams=99)))
     counters.accepted += 1
     assert counters.arrivals() == (1, 0)
 
 
-def test_a_service_goes_on_where_it_was(registry: MetricsRegistry) -> None:
-    """A tally is the same when its service is changed, and a new one when it was gone."""
+def test_the_counters_of_a_changed_service(registry: MetricsRegistry) -> None:
+    """The counters of a service are kept when it is changed, and are new when it was removed."""
     counters = add_counters(registry, STREAM)
     counters.accepted += 1
     registry.watch(lambda _delay, _call: None)
@@ -119,14 +119,14 @@ def test_a_service_goes_on_where_it_was(registry: MetricsRegistry) -> None:
     assert registry.counters("echo/tcp").accepted == 0
 
 
-def test_a_service_that_never_ran_is_not_shown(registry: MetricsRegistry) -> None:
-    """A reload may fail after tallies were made."""
+def test_a_service_that_was_not_described_is_not_shown(registry: MetricsRegistry) -> None:
+    """Counters of a service that was not described, as after a failed reload, are not shown."""
     registry.counters("echo/tcp").accepted += 1
     assert registry.snapshot().services == ()
 
 
-def test_the_last_connections_are_remembered(registry: MetricsRegistry, clock: Clock) -> None:
-    """The newest first, so many at most, and none of a service whose log has none."""
+def test_recent_connections(registry: MetricsRegistry, clock: Clock) -> None:
+    """At most RECENT connections are kept, the newest first, and none of a service with listed=False."""
     counters, silent = (
         add_counters(registry, STREAM),
         add_counters(registry, ServiceInfo("quiet/tcp", "echo", listed=False)),
@@ -145,8 +145,8 @@ def _run(clock: Clock, seconds: float) -> None:
     clock.pump([0.25] * int(seconds * 4))
 
 
-def test_the_last_minutes_are_kept_while_somebody_watches(registry: MetricsRegistry, clock: Clock) -> None:
-    """A sample each two seconds, the newest last, so many at most; without a watcher there are no timers."""
+def test_samples_are_taken_while_a_client_watches(registry: MetricsRegistry, clock: Clock) -> None:
+    """While a client watches, there is a sample every SAMPLE_SECONDS, at most SAMPLES; otherwise there is no timer."""
     counters = add_counters(registry, STREAM)
     counters.accepted += 100
     assert registry.series() == {}
@@ -168,8 +168,8 @@ def test_the_last_minutes_are_kept_while_somebody_watches(registry: MetricsRegis
     assert registry.series() == {}
 
 
-def test_a_chart_begins_with_its_service(registry: MetricsRegistry, clock: Clock) -> None:
-    """What comes before the first sample is in it."""
+def test_the_first_sample_of_a_service(registry: MetricsRegistry, clock: Clock) -> None:
+    """Connections before the first sample of a service are part of it."""
     registry.watch(clock.callLater)
     counters = add_counters(registry, STREAM)
     counters.accepted += 3
@@ -177,8 +177,8 @@ def test_a_chart_begins_with_its_service(registry: MetricsRegistry, clock: Clock
     assert registry.series() == {"echo/tcp": [(3, 0)]}
 
 
-def test_a_late_reactor_is_seen(registry: MetricsRegistry, clock: Clock) -> None:
-    """The lag of delayed calls is measured; a new watch does not get the calls of an earlier one."""
+def test_the_lag_of_the_reactor(registry: MetricsRegistry, clock: Clock) -> None:
+    """The lag of delayed calls is measured; a new watch has timers of its own."""
     registry.watch(clock.callLater)
     registry.unwatch()
     registry.watch(clock.callLater)
@@ -187,8 +187,8 @@ def test_a_late_reactor_is_seen(registry: MetricsRegistry, clock: Clock) -> None
     assert (lag.lag.count, lag.lag_last) == (1, 0.5)
 
 
-def test_the_daemon_is_described(registry: MetricsRegistry, clock: Clock) -> None:
-    """State, times, reloads and descriptors are as they were set."""
+def test_the_snapshot_of_the_daemon(registry: MetricsRegistry, clock: Clock) -> None:
+    """The snapshot has the state, times, reloads and descriptors that were set."""
     registry.descriptors = lambda: (7, 1000)
     registry.reloads_done, registry.reloads_failed, registry.config_seconds = 2, 1, 0.25
     registry.state = "ready"
@@ -199,8 +199,8 @@ def test_the_daemon_is_described(registry: MetricsRegistry, clock: Clock) -> Non
     assert (daemon.descriptors, daemon.descriptors_limit) == (7, 1000)
 
 
-def test_a_counters_needs_no_registry() -> None:
-    """What records recent connections is an argument."""
+def test_counters_without_a_registry() -> None:
+    """ServiceCounters pass ended connections to a function, and need no registry."""
     kept: list[tuple[object, ...]] = []
     counters = ServiceCounters(STREAM, kept.append, lambda: 5.0)
     counters.end("done", 1.0, 2, 3, "p")

@@ -1,4 +1,4 @@
-"""The time of reactors does not step."""
+"""Reactors use monotonic time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from svcd.net.monotonic import seconds
 from tests.real.daemon import PATIENCE, environment
 
-#: Two timed calls, one from before the wall clock stands still, and so does whatever Twisted has as time.
+#: A program with two timed calls: one is made before the wall clock and Twisted's time stop, one after it.
 STEP = """
 import time
 from {module} import install
@@ -30,8 +30,8 @@ assert calls == [1]
 """
 
 
-def test_it_looks_like_a_date() -> None:
-    """Programs that take a reactor's seconds for a date are right as long as the wall clock does not step."""
+def test_the_time_is_close_to_the_wall_clock() -> None:
+    """seconds() is close to the wall clock, for programs that take a reactor's seconds for a date."""
     assert abs(seconds() - time.time()) < 60
 
 
@@ -39,7 +39,7 @@ def test_it_looks_like_a_date() -> None:
     ("module", "patched"),
     [("svcd.reactor", False), ("twisted.internet.epollreactor", True), ("twisted.internet.asyncioreactor", True)],
 )
-def test_a_timer_does_not_wait_for_the_wall_clock(module: str, patched: bool) -> None:
-    """A timed call is made in time on each reactor, whatever the wall clock does."""
+def test_a_timer_does_not_use_the_wall_clock(module: str, patched: bool) -> None:
+    """A timed call is made in time on each reactor while the wall clock stands still."""
     words = [sys.executable, "-c", STEP.format(module=module, patched=patched)]
     subprocess.run(words, env=environment(), check=True, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""Kernel facilities of sockets: who has an address, and when addresses change."""
+"""Kernel information about sockets and addresses, and imports in the background."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     ],
 )
 def test_the_owner_of_a_port(family: int, kind: int, host: str) -> None:
-    """This process has it, for its own address and for the wildcard; not for another port."""
+    """The owner of a port is found for its address and the wildcard address, and not for another port."""
     with socket.socket(family, kind) as taken:
         try:
             taken.bind((host, 0))
@@ -37,23 +37,23 @@ def test_the_owner_of_a_port(family: int, kind: int, host: str) -> None:
         if kind == socket.SOCK_STREAM:
             taken.listen()
         port = taken.getsockname()[1]
-        for asked in (host, "::" if ":" in host else "0.0.0.0"):
-            owner = socket_owner(kind, asked, port)
+        for address in (host, "::" if ":" in host else "0.0.0.0"):
+            owner = socket_owner(kind, address, port)
             assert owner is not None
             assert owner.pid == os.getpid()
             assert str(owner).endswith(f" (pid {os.getpid()})")
         other = "127.0.0.2" if family == socket.AF_INET else "::2"
-        assert not _is_ours(socket_owner(kind, other, port))
-    # Another process may have the port by now.
-    assert not _is_ours(socket_owner(kind, host, port))
+        assert not _is_own(socket_owner(kind, other, port))
+    # Another process may have bound the port by now.
+    assert not _is_own(socket_owner(kind, host, port))
 
 
-def _is_ours(owner: Process | None) -> bool:
+def _is_own(owner: Process | None) -> bool:
     return owner is not None and owner.pid == os.getpid()
 
 
 def test_the_owner_of_a_path(tmp_path: Path) -> None:
-    """A UNIX socket's is found by its path."""
+    """The owner of a UNIX socket is found by its path."""
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX) as taken:
         taken.bind(path)
@@ -64,8 +64,8 @@ def test_the_owner_of_a_path(tmp_path: Path) -> None:
     assert socket_owner(socket.SOCK_STREAM, "", 0, path) is None
 
 
-def test_changes_of_addresses_come_together() -> None:
-    """Several messages are one call, after they have settled; none comes after the stop."""
+def test_changes_of_addresses_are_collected() -> None:
+    """Several netlink messages are one call after 0.2 s; after stop() there is none."""
     reactor, calls = FakeReactor(), []
     watcher = AddressWatcher(reactor, lambda: calls.append(1))
     watcher.start()
@@ -84,17 +84,17 @@ def test_changes_of_addresses_come_together() -> None:
 
 
 def test_an_import_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is waited for a while, goes on, and is found again; one that has failed is tried again."""
+    """A slow import goes on in the background and is found by the next call; a failed one is tried again."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    wrapper = tmp_path / "gate"
-    os.mkfifo(wrapper)
-    (tmp_path / "slow_module.py").write_text(f"with open({str(wrapper)!r}) as gate:\n    gate.read()\nthing = 1\n")
+    fifo = tmp_path / "gate"
+    os.mkfifo(fifo)
+    (tmp_path / "slow_module.py").write_text(f"with open({str(fifo)!r}) as gate:\n    gate.read()\nthing = 1\n")
     found = import_in_background(["slow_module:thing"], 0.01)["slow_module:thing"]
     assert found.reason is None
     again = import_in_background(["slow_module:thing"], 0.01)["slow_module:thing"]
     assert again is found
     assert again.seconds > 0
-    wrapper.open("w").close()
+    fifo.open("w").close()
     found.wait(30)
     assert found.reason == ""
     failed = import_in_background(["no_such_module:thing", "os:path"], 30)
@@ -108,8 +108,8 @@ def test_an_import_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyP
     del sys.modules["no_such_module"], sys.modules["slow_module"]
 
 
-def test_imports_in_the_background_hold_no_process() -> None:
-    """An import without an end does not keep the interpreter from ending."""
+def test_imports_in_the_background_do_not_delay_the_exit() -> None:
+    """An import that does not end does not keep the interpreter from exiting."""
     code = (
         "import sys, types, time; from svcd.process import background_imports as b\n"
         "b.import_object = lambda reference: time.sleep(3600)\n"

@@ -1,4 +1,4 @@
-"""The formats of metrics, read by Prometheus's own parsers; and what clients ask for."""
+"""Metrics formats, checked by Prometheus's own parsers, and HTTP content negotiation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _samples(families: object) -> dict[tuple[str, tuple[tuple[str, str], ...]], 
     }
 
 
-WANTED = {
+EXPECTED = {
     ("svcd_build_info", (("version", "1.0"),)): 1,
     ("svcd_things_total", (("service", "a/tcp"),)): 3,
     ("svcd_things_total", (("service", "b"),)): 4,
@@ -49,21 +49,21 @@ WANTED = {
 }
 
 
-def test_the_text_format_is_read() -> None:
-    """Every sample comes back, with the type and the help of its family."""
+def test_the_text_format() -> None:
+    """Prometheus's parser of the text format finds each sample, with the type and help of its family."""
     found = list(read_text(text(FAMILIES).decode()))
-    assert _samples(found) == WANTED
-    # The parser gives counters and gauges the names that they have in its own library.
+    assert _samples(found) == EXPECTED
+    # The parser uses the names that counters and gauges have in its own library.
     types = {family.name: (family.type, family.documentation) for family in found}
     assert types["svcd_things"] == ("counter", 'A "thing" \\ or\ntwo.')
     assert types["svcd_open"] == ("gauge", "Open now.")
     assert types["svcd_wait_seconds"][0] == "histogram"
 
 
-def test_openmetrics_is_read() -> None:
-    """The strict parser takes every line; types, units and helps are those of the families."""
+def test_openmetrics() -> None:
+    """Prometheus's strict parser of OpenMetrics finds each sample, with type, unit and help of its family."""
     found = list(read_openmetrics(openmetrics(FAMILIES).decode()))
-    assert _samples(found) == WANTED
+    assert _samples(found) == EXPECTED
     assert [(each.name, each.type, each.unit, each.documentation) for each in found] == [
         (each.name, each.kind.value, each.unit, each.help) for each in FAMILIES
     ]
@@ -72,7 +72,7 @@ def test_openmetrics_is_read() -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"), min_size=1))
 def test_a_label_may_hold_any_text(value: str) -> None:
-    """Backslashes, quotes and line ends come back as they were, in both formats."""
+    """A label value with backslashes, quotes or line ends is unchanged after parsing, in both formats."""
     families = [Family("svcd_things", MetricType.COUNTER, "Things.", [(labels(service=value, other="x"), 1)])]
     for write, read in ((text, read_text), (openmetrics, read_openmetrics)):
         [family] = read(write(families).decode())
@@ -93,7 +93,7 @@ BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "expected"),
     [
         (b"", "text/plain"),
         (PROMETHEUS_2, "application/openmetrics-text"),
@@ -111,13 +111,13 @@ BROWSER = b"text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*
         (b",;,=;q=;\xff", "text/plain"),
     ],
 )  # fmt: skip
-def test_a_scraper_gets_what_it_likes_best(accept: bytes, wanted: str) -> None:
-    """By weight and by version; who says nothing that fits gets the text format, as Prometheus advises."""
-    assert media_type(accept, ("text/plain", "application/openmetrics-text")) == wanted
+def test_media_types_are_negotiated(accept: bytes, expected: str) -> None:
+    """The media type is chosen by weight and version; without a match it is text/plain, as Prometheus recommends."""
+    assert media_type(accept, ("text/plain", "application/openmetrics-text")) == expected
 
 
 @pytest.mark.parametrize(
-    ("field", "wanted"),
+    ("field", "expected"),
     [
         (b"", False),
         (b"gzip", True),
@@ -130,13 +130,13 @@ def test_a_scraper_gets_what_it_likes_best(accept: bytes, wanted: str) -> None:
         (b"gzip;q=broken", False),
     ],
 )
-def test_only_who_takes_gzip_gets_it(field: bytes, wanted: bool) -> None:
-    """RFC 9110, section 12.5.3."""
-    assert takes_gzip(field) is wanted
+def test_gzip_is_negotiated(field: bytes, expected: bool) -> None:
+    """gzip is used only if Accept-Encoding accepts it (RFC 9110, section 12.5.3)."""
+    assert takes_gzip(field) is expected
 
 
 @given(st.binary(max_size=200))
-def test_no_field_is_a_mistake(field: bytes) -> None:
-    """Whatever a client sends there, it gets an answer."""
+def test_arbitrary_header_values(field: bytes) -> None:
+    """Any header value is accepted without an error."""
     assert takes_gzip(field) in (True, False)
     assert media_type(field, ("a/b", "a/c")) in ("a/b", "a/c")

@@ -1,4 +1,4 @@
-"""Private names of other libraries that svcd uses, each in one module. A test here fails where a library drops one."""
+"""Private names of other libraries that svcd uses, each in one module; a test fails when a library drops one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from twisted.internet.base import ReactorBase
 from twisted.internet.protocol import DatagramProtocol
 
 
-def test_a_listening_socket_accepts_descriptors() -> None:
-    """svcd.net.stream_sockets: socket._accept() gives a descriptor and a socket address."""
+def test_accepting_descriptors() -> None:
+    """svcd.net.accept: socket._accept() returns a descriptor and a socket address."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as client:
         descriptor, sockaddr = listener._accept()  # type: ignore[attr-defined]
         with socket.socket(fileno=descriptor) as accepted:
@@ -35,12 +35,12 @@ def test_a_listening_socket_accepts_descriptors() -> None:
         (udp.Port, "_fromListeningDescriptor"),
     ],
 )
-def test_the_reactor_finds_what_it_calls_and_overrides(owner: object, name: str) -> None:
-    """svcd.reactor.core."""
+def test_methods_of_the_reactor(owner: object, name: str) -> None:
+    """svcd.reactor.core calls and overrides these methods of Twisted's reactor."""
     assert hasattr(owner, name)
 
 
-def test_the_reactor_has_the_state_that_is_set() -> None:
+def test_attributes_of_the_reactor() -> None:
     """svcd.reactor.core sets these attributes of Twisted's reactor, or reads them."""
     loop = asyncio.new_event_loop()
     reactor: Any = AsyncioSelectorReactor(loop)
@@ -52,21 +52,21 @@ def test_the_reactor_has_the_state_that_is_set() -> None:
 
 
 @pytest.mark.parametrize("name", ["_loseConnection", "_connectedAddr"])
-def test_udp_ports_have_what_is_overridden_and_read(name: str) -> None:
-    """svcd.reactor.udp."""
+def test_udp_ports(name: str) -> None:
+    """svcd.reactor.udp overrides _loseConnection and reads _connectedAddr."""
     reactor: Any = object()
     assert hasattr(udp.Port(0, DatagramProtocol(), reactor=reactor), name)
 
 
 @pytest.mark.parametrize("name", ["_dataReceived", "_closeSocket", "writeSomeData", "readConnectionLost"])
 @pytest.mark.parametrize("owner", [tcp.Server, unix.Server])
-def test_transports_have_what_is_overridden(owner: type, name: str) -> None:
+def test_methods_of_transports(owner: type, name: str) -> None:
     """svcd.sockets.epoll_transports counts in these methods of Twisted's transports."""
     assert hasattr(owner, name)
 
 
 @pytest.mark.parametrize("name", ["dataBuffer", "offset", "_tempDataBuffer"])
-def test_transports_have_the_buffers_that_are_read(name: str) -> None:
-    """svcd.sockets.epoll_transports reads what waits to be sent."""
+def test_buffers_of_transports(name: str) -> None:
+    """svcd.sockets.epoll_transports reads the length of the write buffer."""
     reactor: Any = object()
     assert hasattr(FileDescriptor(reactor), name)

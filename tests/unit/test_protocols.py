@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 NOW = float(calendar.timegm((2026, 1, 21, 13, 5, 9)))
 EVERY_BYTE = bytes(range(256)) * 5
-ANSWERERS = ["daytime", "time", "qotd"]
+ONE_SHOT = ["daytime", "time", "qotd"]
 
 
-def _connect(made_by: Factory, room: float = float("inf")) -> StreamDouble:
-    protocol: Any = made_by.buildProtocol(None)
+def _connect(factory: Factory, room: float = float("inf")) -> StreamDouble:
+    protocol: Any = factory.buildProtocol(None)
     transport = StreamDouble(protocol, room=room)
     protocol.makeConnection(transport)
     return transport
@@ -48,7 +48,7 @@ def _builtin(name: str, room: float = float("inf"), clock: Clock | None = None) 
 
 
 class _Datagrams:
-    """A datagram transport that keeps what is sent."""
+    """Datagram transport that records what is sent."""
 
     def __init__(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -56,11 +56,11 @@ class _Datagrams:
         protocol.makeConnection(self)
 
     def write(self, datagram: bytes, addr: object) -> None:
-        """Send."""
+        """Record a datagram."""
         self.sent.append((datagram, addr))
 
     def ask(self, *datagrams: bytes) -> list[bytes]:
-        """Send datagrams; return the answers, which all went to the sender."""
+        """Pass datagrams to the protocol; return its answers, which must all go to the sender."""
         self.sent.clear()
         for datagram in datagrams:
             self.protocol.datagramReceived(datagram, ("192.0.2.1", 9999))
@@ -75,7 +75,7 @@ def _builtin_datagrams(name: str) -> _Datagrams:
 
 
 def test_echo_sends_back_every_byte() -> None:
-    """What comes goes back, byte for byte and in order."""
+    """echo sends back every byte, in order."""
     transport = _builtin("echo")
     for piece in (EVERY_BYTE[:1], EVERY_BYTE[1:300], EVERY_BYTE[300:]):
         transport.protocol.dataReceived(piece)
@@ -83,7 +83,7 @@ def test_echo_sends_back_every_byte() -> None:
 
 
 def test_upper_changes_the_letters_a_to_z_alone() -> None:
-    """No other byte changes, those of UTF-8 and latin-1 letters neither."""
+    """upper changes the ASCII letters a to z, and no byte of UTF-8 or Latin-1 letters."""
     transport = _builtin("upper")
     transport.protocol.dataReceived(EVERY_BYTE)
     expected = bytes(byte - 32 if 0x61 <= byte <= 0x7A else byte for byte in EVERY_BYTE)
@@ -94,7 +94,7 @@ def test_upper_changes_the_letters_a_to_z_alone() -> None:
 
 @pytest.mark.parametrize("name", ["echo", "upper"])
 def test_a_client_that_does_not_read_is_not_read_from(name: str) -> None:
-    """Reading rests while too much of the answer waits, and goes on when the client takes it."""
+    """Reading pauses while too much of the answer is unsent, and resumes when the client reads."""
     transport = _builtin(name, room=1000)
     transport.protocol.dataReceived(b"x" * 1000)
     assert transport.reading
@@ -106,7 +106,7 @@ def test_a_client_that_does_not_read_is_not_read_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["echo", "upper", "discard"])
 def test_a_half_closed_client_is_answered(name: str) -> None:
-    """After the client's FIN all is sent before the connection closes, even if it was resting."""
+    """After the client's FIN all data is sent before the connection is closed, even if it was paused."""
     transport = _builtin(name, room=10)
     assert IHalfCloseableProtocol.providedBy(_builtin(name).protocol)
     transport.protocol.dataReceived(b"A" * 100)
@@ -119,15 +119,15 @@ def test_a_half_closed_client_is_answered(name: str) -> None:
 
 
 def test_discard_never_answers() -> None:
-    """Whatever comes, nothing goes back."""
+    """discard never answers."""
     transport = _builtin("discard")
     transport.protocol.dataReceived(EVERY_BYTE)
     assert (transport.sent, transport.lost) == (b"", "")
     assert _builtin_datagrams("discard").ask(b"", b"x") == []
 
 
-def test_chargen_sends_when_there_is_room() -> None:
-    """One block waits for a client that does not read; each that it takes brings the next, without a seam."""
+def test_chargen_sends_as_the_client_reads() -> None:
+    """chargen writes one block, and another one each time the client has read it, without a gap in the pattern."""
     transport = _builtin("chargen")
     assert IPullProducer.providedBy(_builtin("chargen").protocol)
     assert (transport.streaming, transport.writes) == (False, 1)
@@ -140,15 +140,15 @@ def test_chargen_sends_when_there_is_room() -> None:
 
 
 def test_chargen_goes_on_for_a_half_closed_client() -> None:
-    """A client that has closed its side may go on reading."""
+    """chargen goes on for a client that has shut down its write side."""
     transport = _builtin("chargen")
     transport.protocol.readConnectionLost()
     transport.drain()
     assert (transport.lost, transport.writes) == ("", 2)
 
 
-def test_chargen_ends_when_the_daemon_does() -> None:
-    """Drained, it produces no more and closes when the client has what was written."""
+def test_chargen_is_drained() -> None:
+    """drain() stops the production, and closes when the client has read what was written."""
     transport = _builtin("chargen", room=0)
     transport.protocol.drain()
     assert not transport.lost
@@ -156,8 +156,8 @@ def test_chargen_ends_when_the_daemon_does() -> None:
     assert (transport.lost, transport.writes) == ("done", 1)
 
 
-def test_chargen_survives_the_end_of_the_connection() -> None:
-    """Telling the producer of a lost connection to stop is no mistake."""
+def test_chargen_after_a_lost_connection() -> None:
+    """stopProducing() of a lost connection is no error."""
     transport = _builtin("chargen")
     transport.protocol.stopProducing()
     transport.lose(Failure(ConnectionLost()))
@@ -165,7 +165,7 @@ def test_chargen_survives_the_end_of_the_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("factory", "answer"),
     [
         (DaytimeFactory(Clock(), utc=True, now=lambda: NOW), b"Wed Jan 21 13:05:09 2026\r\n"),
         (DaytimeFactory(Clock(), utc=True, iso8601=True, now=lambda: NOW), b"2026-01-21T13:05:09Z\r\n"),
@@ -173,18 +173,18 @@ def test_chargen_survives_the_end_of_the_connection() -> None:
         (QotdFactory([b"a\r\n", b"b\r\n"], Clock(), pick=lambda quotes: quotes[1]), b"b\r\n"),
     ],
 )
-def test_an_answerer_answers_once(factory: Factory, said: bytes) -> None:
-    """It sends first, closes its side, and does not answer what the client sends."""
+def test_a_one_shot_service_answers_once(factory: Factory, answer: bytes) -> None:
+    """A one-shot service sends first, shuts down its write side, and ignores what the client sends."""
     transport = _connect(factory)
-    assert transport.sent == said
+    assert transport.sent == answer
     assert transport.calls == ["loseWriteConnection"]
     transport.protocol.dataReceived(b"what?")
-    assert (transport.sent, transport.lost) == (said, "")
+    assert (transport.sent, transport.lost) == (answer, "")
 
 
-@pytest.mark.parametrize("name", ANSWERERS)
-def test_an_answerer_waits_for_its_client(name: str) -> None:
-    """It closes when the client does, and leaves no timer behind."""
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_a_one_shot_service_waits_for_its_client(name: str) -> None:
+    """It closes when the client does, and leaves no timer."""
     clock = Clock()
     transport = _builtin(name, clock=clock)
     assert clock.getDelayedCalls()
@@ -193,22 +193,22 @@ def test_an_answerer_waits_for_its_client(name: str) -> None:
     assert not clock.getDelayedCalls()
 
 
-@pytest.mark.parametrize("name", ANSWERERS)
-def test_an_answerer_waits_a_bounded_time(name: str) -> None:
-    """A client that stays is cut off."""
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_a_one_shot_service_waits_a_bounded_time(name: str) -> None:
+    """A client that does not close is disconnected after LINGER_SECONDS."""
     clock = Clock()
     transport = _builtin(name, clock=clock)
     clock.advance(LINGER_SECONDS - 0.001)
     assert transport.calls == ["loseWriteConnection"]
     clock.advance(0.001)
-    # By a plain close: an abort would throw away what the kernel has not delivered yet.
+    # By close(), not an abort, which would discard what the kernel has not delivered yet.
     assert transport.lost == "done"
     assert not clock.getDelayedCalls()
 
 
-@pytest.mark.parametrize("name", ANSWERERS)
-def test_an_answerer_drops_a_bounded_amount(name: str) -> None:
-    """A client that goes on sending is closed on."""
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_a_one_shot_service_discards_a_bounded_amount(name: str) -> None:
+    """A client that sends more than LINGER_BYTES is disconnected."""
     clock = Clock()
     transport = _builtin(name, clock=clock)
     transport.protocol.dataReceived(b"x" * LINGER_BYTES)
@@ -219,12 +219,12 @@ def test_an_answerer_drops_a_bounded_amount(name: str) -> None:
 
 
 def test_datagrams_of_echo() -> None:
-    """Each goes back where it came from, an empty one too."""
+    """echo sends each datagram back to its sender, an empty one too."""
     assert _builtin_datagrams("echo").ask(b"", EVERY_BYTE, b"x") == [b"", EVERY_BYTE, b"x"]
 
 
 @pytest.mark.parametrize(
-    ("protocol", "said"),
+    ("protocol", "answer"),
     [
         (DaytimeDatagrams(utc=True, now=lambda: NOW), b"Wed Jan 21 13:05:09 2026\r\n"),
         (DaytimeDatagrams(utc=True, iso8601=True, now=lambda: NOW), b"2026-01-21T13:05:09Z\r\n"),
@@ -232,20 +232,20 @@ def test_datagrams_of_echo() -> None:
         (QotdDatagrams([b"a\r\n"], pick=lambda quotes: quotes[0]), b"a\r\n"),
     ],
 )
-def test_datagrams_of_answerers(protocol: object, said: bytes) -> None:
-    """One answer for each datagram, whatever it holds."""
-    assert _Datagrams(protocol).ask(b"", b"x") == [said, said]
+def test_datagrams_of_one_shot_services(protocol: object, answer: bytes) -> None:
+    """One-shot services send one answer for each datagram, whatever its content."""
+    assert _Datagrams(protocol).ask(b"", b"x") == [answer, answer]
 
 
 def test_datagrams_of_chargen_rotate() -> None:
-    """Each answer begins a line further, whatever its client."""
-    asked = _Datagrams(ChargenDatagrams())
-    assert asked.ask(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
-    assert asked.ask(b"") == [chargen.datagram(2)]
+    """Each answer of chargen begins one line further in the pattern, whoever the client is."""
+    chargen_port = _Datagrams(ChargenDatagrams())
+    assert chargen_port.ask(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
+    assert chargen_port.ask(b"") == [chargen.datagram(2)]
 
 
-def test_the_catalog_makes_what_it_says() -> None:
-    """Each built-in has a summary, is made for its shapes, and writes no lines of its own."""
+def test_the_catalog() -> None:
+    """Each built-in has a summary, is created for its shapes, and logs no lines of Twisted's factories."""
     deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
     for builtin in BUILTINS.values():
         assert builtin.summary
@@ -260,7 +260,7 @@ def test_the_catalog_makes_what_it_says() -> None:
 
 @pytest.mark.parametrize("imported", [False, True])
 def test_the_catalog_imports_no_protocol(imported: bool) -> None:
-    """To import the catalog loads no protocol; import_rest loads all, for a daemon that can't read them later."""
+    """Importing the catalog imports no protocol; import_rest() imports all, for a daemon that can't read them later."""
     code = (
         "import sys, svcd.protocols.catalog; from svcd.daemon.later_imports import import_rest\n"
         f"if {imported}: import_rest()\n"
@@ -272,7 +272,7 @@ def test_the_catalog_imports_no_protocol(imported: bool) -> None:
 
 
 def test_qotd_reads_the_quotes_of_its_option() -> None:
-    """With quotes= it sends a quotation of that file, without it a built-in one."""
+    """With quotes= qotd sends a quotation of that file, without it a built-in one."""
     deps = dependencies(Clock(), FakeFiles({"/q": "mine\n"}))
     factory = BUILTINS["qotd"].stream
     assert factory is not None
@@ -284,5 +284,5 @@ def test_qotd_reads_the_quotes_of_its_option() -> None:
 
 
 def test_chargen_factories_are_quiet() -> None:
-    """The log has only the lines of svcd."""
+    """ChargenFactory does not log its start and stop."""
     assert not ChargenFactory().noisy

@@ -1,4 +1,4 @@
-"""Connections that are passed on, in memory."""
+"""Redirected connections, in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Redirect:
-    """A redirection of one client, with everything around it."""
+    """Redirected connection of one client, with a server that the test controls."""
 
     def __init__(
         self, peer: IAddress = PEER, room: float = float("inf"), proxy_header: Callable[[Any, Any], bytes] | None = None
@@ -59,8 +59,8 @@ def _lose(transport: StreamDouble, cause: Exception) -> None:
         transport.lose(Failure(cause))
 
 
-def test_bytes_go_both_ways(redirect: _Redirect) -> None:
-    """What one end sends, the other receives."""
+def test_bytes_are_forwarded_in_both_directions(redirect: _Redirect) -> None:
+    """Bytes are forwarded in both directions."""
     server = redirect.endpoint.accept()
     redirect.protocol.dataReceived(b"question")
     server.protocol.dataReceived(b"answer")
@@ -69,7 +69,7 @@ def test_bytes_go_both_ways(redirect: _Redirect) -> None:
 
 
 def test_nothing_is_read_before_the_server_accepts(redirect: _Redirect) -> None:
-    """The client's bytes wait in the kernel; a piece that was on its way already is kept, in order."""
+    """Before the server accepts nothing is read from the client; data that still arrives is kept in order."""
     assert not redirect.client.reading
     redirect.protocol.dataReceived(b"1")
     redirect.protocol.dataReceived(b"2")
@@ -79,8 +79,8 @@ def test_nothing_is_read_before_the_server_accepts(redirect: _Redirect) -> None:
     assert server.sent == b"123"
 
 
-def test_a_client_that_is_done_before_the_server_accepts(redirect: _Redirect) -> None:
-    """The end of the data is passed to the server after the bytes."""
+def test_a_client_that_half_closes_before_the_server_accepts(redirect: _Redirect) -> None:
+    """The end of the client's data is forwarded after its bytes, once the server accepts."""
     redirect.protocol.dataReceived(b"all")
     redirect.protocol.readConnectionLost()
     server = redirect.endpoint.accept()
@@ -89,8 +89,8 @@ def test_a_client_that_is_done_before_the_server_accepts(redirect: _Redirect) ->
     assert not redirect.client.write_closed
 
 
-def test_each_ends_reader_holds_back_the_other(redirect: _Redirect) -> None:
-    """A peer that does not read is sent a buffer at most: the other end is not read from meanwhile."""
+def test_back_pressure(redirect: _Redirect) -> None:
+    """While one peer does not read, the other connection is paused."""
     redirect.client.room = 10
     server = redirect.endpoint.accept(room=10)
     server.protocol.dataReceived(b"x" * 11)
@@ -105,8 +105,8 @@ def test_each_ends_reader_holds_back_the_other(redirect: _Redirect) -> None:
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None:
-    """After one end is done the other may go on; after both are, both connections close in order."""
+def test_each_direction_ends_separately(redirect: _Redirect, first: str) -> None:
+    """Each direction ends separately; after both have ended both connections are closed."""
     server = redirect.endpoint.accept()
     one, other = (redirect.client, server) if first == "client" else (server, redirect.client)
     half_closeable = [IHalfCloseableProtocol.providedBy(each.protocol) for each in (one, other)]
@@ -130,8 +130,8 @@ def test_each_direction_has_its_own_end(redirect: _Redirect, first: str) -> None
         ("v2", LOCAL_PEER, block(None, None)),
     ],
 )
-def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, header: bytes) -> None:
-    """The header is sent before the first byte, even if none follows; it also covers a client without an address."""
+def test_the_proxy_header(version: str, peer: IAddress, header: bytes) -> None:
+    """The PROXY header is sent before the first byte, even if none follows, also for a client without an address."""
     service = service_of(f"web 80/tcp redirect=[::1]:8080 send_proxy={version}")
     made: Any = stream_factory(service, dependencies(Clock()))
     redirect = _Redirect(peer, proxy_header=made.proxy_header)
@@ -142,8 +142,8 @@ def test_the_other_server_is_told_of_the_client(version: str, peer: IAddress, he
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_a_reset_is_passed_on(redirect: _Redirect, first: str) -> None:
-    """Whichever end resets, the other connection is aborted."""
+def test_a_reset_is_forwarded(redirect: _Redirect, first: str) -> None:
+    """If one connection is reset, the other one is aborted."""
     server = redirect.endpoint.accept()
     one, other = (redirect.client, server) if first == "client" else (server, redirect.client)
     _lose(one, error.ConnectionLost())
@@ -151,8 +151,8 @@ def test_a_reset_is_passed_on(redirect: _Redirect, first: str) -> None:
     assert redirect.open == 0
 
 
-def test_a_local_client_that_closes_behind_its_last_byte() -> None:
-    """Its data reaches the server, though Twisted reports the end of a UNIX socket as a loss."""
+def test_a_local_client_that_closes_at_once() -> None:
+    """Data of a local client that closes at once is delivered, though Twisted reports a UNIX socket's end as a loss."""
     redirect = _Redirect(LOCAL_PEER)
     server = redirect.endpoint.accept()
     redirect.protocol.dataReceived(b"line")
@@ -170,8 +170,8 @@ def test_a_local_client_that_closes_behind_its_last_byte() -> None:
         (ValueError("invalid hostname: ..."), "invalid hostname: ..."),
     ],
 )
-def test_a_server_that_can_not_be_had(redirect: _Redirect, cause: Exception, reason: str) -> None:
-    """The client is closed, and the reason is there for the log."""
+def test_a_server_that_can_not_be_reached(redirect: _Redirect, cause: Exception, reason: str) -> None:
+    """If the connection to the server fails, the client is closed and the reason is logged."""
     assert redirect.open == 1
     redirect.endpoint.refuse(cause)
     assert redirect.protocol.failure_text == f"can't connect to web:80: {reason}"
@@ -180,7 +180,7 @@ def test_a_server_that_can_not_be_had(redirect: _Redirect, cause: Exception, rea
 
 
 def test_a_server_that_does_not_answer(redirect: _Redirect) -> None:
-    """After connect_timeout the attempt ends."""
+    """The attempt is cancelled after connect_timeout."""
     redirect.clock.advance(9.9)
     assert not redirect.client.lost
     redirect.clock.advance(0.1)
@@ -189,16 +189,16 @@ def test_a_server_that_does_not_answer(redirect: _Redirect) -> None:
     assert (redirect.client.lost, redirect.open) == ("done", 0)
 
 
-def test_a_client_that_goes_while_the_server_is_tried(redirect: _Redirect) -> None:
-    """The attempt is cancelled, and not counted as a failure."""
+def test_a_client_that_disconnects_before_the_server_accepts(redirect: _Redirect) -> None:
+    """If the client disconnects meanwhile, the attempt is cancelled and not counted as a failure."""
     _lose(redirect.client, error.ConnectionLost())
     assert redirect.endpoint.cancelled == 1
     assert redirect.protocol.failure_text == ""
     assert (redirect.open, redirect.clock.getDelayedCalls()) == (0, [])
 
 
-def test_what_comes_after_the_end_goes_nowhere(redirect: _Redirect) -> None:
-    """A transport may still bring a piece that it had."""
+def test_late_data_is_dropped(redirect: _Redirect) -> None:
+    """Data that a transport delivers after the end is dropped."""
     server = redirect.endpoint.accept()
     _lose(server, error.ConnectionDone())
     redirect.protocol.dataReceived(b"late")
@@ -215,7 +215,7 @@ def test_what_comes_after_the_end_goes_nowhere(redirect: _Redirect) -> None:
     ],
 )
 def test_only_names_are_looked_up(server: HostPort, kind: str) -> None:
-    """An address is connected to at once; a name each time anew."""
+    """An address is connected to without a lookup; a name is looked up for each connection."""
     from twisted.internet.testing import MemoryReactorClock
 
     assert type(client_endpoint(MemoryReactorClock(), redirect_lookups(), server, 3.0, _Redirect())).__name__ == kind

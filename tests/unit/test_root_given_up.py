@@ -1,4 +1,4 @@
-"""What is said when root was given up and is needed: the option or the address, its value, and the restart."""
+"""Messages when root was dropped and is needed: the option or address, its value, and the restart."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FIRST = "cat 7/tcp server=/bin/cat user=1 umask=027 nice=2 rlimit_cpu=5s env=A=b
 
 
 @pytest.fixture
-def ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that has given root up."""
+def dropped_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process look like a daemon that has dropped root."""
     monkeypatch.setattr("os.geteuid", lambda: 54_321)
 
 
@@ -32,7 +32,7 @@ def _refusals(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said", "remedy"),
+    ("before", "after", "position", "remedy"),
     [
         ("user=1", "user=root", "s:1:32: user: root", "undo the change"),
         ("umask=027", "umask=022", "s:1:40: umask: 0022", "give a umask that has the bits of 0027, which it had then"),
@@ -45,44 +45,44 @@ def _refusals(line: str) -> list[str]:
         ("server=/bin/cat", "server='/bin/cat -n'", "s:1:18: server: /bin/cat -n", "undo the change"),
     ],
 )
-def test_a_refusal_names_the_option(before: str, after: str, said: str, remedy: str) -> None:
-    """Its place, its value, and what can be done: a restart, or what needs none."""
-    text = f"{said} gives handlers what they did not have at the start; {RESTART}, or {remedy}"
+def test_a_refusal_names_the_option(before: str, after: str, position: str, remedy: str) -> None:
+    """A refusal has the option's position and value, and the remedy: a restart, or a change that needs none."""
+    text = f"{position} gives handlers what they did not have at the start; {RESTART}, or {remedy}"
     assert _refusals(FIRST.replace(before, after)) == [text]
 
 
 def test_several_refusals() -> None:
-    """Each option has its own, and what follows from user= has none."""
+    """Each option has a refusal of its own, except those that follow from user=."""
     found = _refusals(FIRST.replace("user=1", "user=root group=0").replace("umask=027", "umask=000"))
     assert [each.split(": ")[1] for each in found] == ["user", "umask"]
     assert _refusals(FIRST) == []
 
 
-@pytest.mark.usefixtures("ordinary")
-def test_a_service_that_the_zygote_does_not_know() -> None:
-    """Is told what only root can give."""
+@pytest.mark.usefixtures("dropped_root")
+def test_a_service_that_the_zygote_does_not_have() -> None:
+    """A service that the zygote does not have is refused the options that need root."""
     (found,) = roots_refusals(service_of(FIRST), ACCOUNT, None, [""])
     assert str(found) == f"s:1:32: user: only root can give this; {RESTART}, or remove the option"
 
 
-@pytest.mark.usefixtures("ordinary")
+@pytest.mark.usefixtures("dropped_root")
 @pytest.mark.parametrize(("own", "needed"), [((10, 99), True), ((10, 100), False), ((-1, -1), False)])
 def test_a_limit_above_the_daemons(monkeypatch: pytest.MonkeyPatch, own: tuple[int, int], needed: bool) -> None:
-    """A daemon that has given root up can't raise it for a service without user= either."""
+    """Without root a limit can't be raised, even for a service without user=."""
     monkeypatch.setattr("resource.getrlimit", lambda _which: own)
     found = list(needs_root(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), ACCOUNT))
     assert [each.text.partition(":")[0] for each in found] == ["rlimit_nproc"] * needed
     assert list(needs_root(service_of("cat 7/tcp server=/bin/cat rlimit_nproc=100"), DaemonAccount((1, 2)))) == []
 
 
-@pytest.mark.usefixtures("ordinary")
+@pytest.mark.usefixtures("dropped_root")
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [("echo 7/tcp4", f"{RESTART}; or choose another port"), ("echo /run/x/unix", f"{RESTART}; or let it write there")],
 )
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 def test_an_address_that_only_root_can_open(line: str, remedy: str, number: int) -> None:
-    """Needs a restart; what root could not do either keeps its remedy."""
+    """An address that only root can open has a restart as remedy; an address in use keeps its own."""
     (endpoint,) = desired(line).endpoints
     error = ListenError(endpoint.service.id, endpoint.address, "no", "let it write there", number)
     found = with_restart(error, endpoint)
@@ -92,15 +92,15 @@ def test_an_address_that_only_root_can_open(line: str, remedy: str, number: int)
 
 
 def test_root_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it is given up there is nothing that a restart would change."""
+    """While the daemon runs as root the remedy stays as it is."""
     monkeypatch.setattr("os.geteuid", lambda: 0)
     (endpoint,) = desired("echo 7/tcp4").endpoints
     error = ListenError("echo/tcp4", endpoint.address, "no", "no", errno.EACCES)
     assert with_restart(error, endpoint) is error
 
 
-def test_the_daemon_of_an_upgrade_knows_that_root_was_given_up() -> None:
-    """Its own --uid is no order any more, but root is gone all the same."""
+def test_the_new_daemon_of_an_upgrade() -> None:
+    """A new daemon of an upgrade knows that root was dropped, although its --uid has no effect any more."""
     assert account_of({FOLLOWS_USER: True}).gave_up_root
     assert account_of({"uid": 54_321}).gave_up_root
     assert not account_of({FOLLOWS_USER: False}).gave_up_root

@@ -1,4 +1,4 @@
-"""Sockets that are open already: whose they are, what becomes of them, and what is said of the others."""
+"""Inherited sockets: which endpoint takes them, how they are closed, and what is logged about the others."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def _endpoints(text: str) -> list[Endpoint]:
 
 @pytest.fixture
 def end() -> Iterator[ExitStack]:
-    """Closes what a test opened."""
+    """Yield a stack that closes what a test has opened."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture
 def bound(end: ExitStack) -> Callable[..., socket.socket]:
-    """What makes a bound socket, listening if it can."""
+    """Return a function that binds a socket, and lets a stream socket listen."""
 
     def make(host: str = "127.0.0.1", kind: int = socket.SOCK_STREAM, *, both: bool = False) -> socket.socket:
         family = socket.AF_UNIX if "/" in host else socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -61,7 +61,7 @@ def bound(end: ExitStack) -> Callable[..., socket.socket]:
 
 
 def _take(line: str, *inherited: InheritedSocket, end: ExitStack) -> list[ListeningSocket | None]:
-    """What the endpoints of a line get from a stock."""
+    """Return the sockets that the endpoints of a line take from a pool of inherited ones."""
     for each in inherited:
         assert each.socket is not None
         end.callback(each.socket.close)
@@ -74,7 +74,7 @@ def _take(line: str, *inherited: InheritedSocket, end: ExitStack) -> list[Listen
 
 
 def test_a_socket_is_found_by_its_address(bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """Whatever its name is, it serves the line that is to stand where it stands, with that line's options."""
+    """An endpoint takes the socket with its address, whatever its name, and sets its own options."""
     sock = bound()
     port = sock.getsockname()[1]
     line = f"echo {port}/tcp bind=127.0.0.1 keepalive=yes nodelay=no"
@@ -99,8 +99,10 @@ def test_a_socket_is_found_by_its_address(bound: Callable[..., socket.socket], e
         "echo /run/nowhere/unix",
     ],
 )
-def test_a_socket_elsewhere_is_not_taken(line: str, bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """An address that is wider or narrower than the line's is another address."""
+def test_a_socket_with_another_address_is_not_taken(
+    line: str, bound: Callable[..., socket.socket], end: ExitStack
+) -> None:
+    """A socket with a wider, a narrower or another address is not taken."""
     sock = bound()
     port = sock.getsockname()[1]
     assert _take(line.format(port=port), InheritedSocket("x", sock), end=end) == [None]
@@ -108,7 +110,7 @@ def test_a_socket_elsewhere_is_not_taken(line: str, bound: Callable[..., socket.
 
 @pytest.mark.parametrize("name", ["echo", "echo/tcp4"])
 def test_a_socket_unit_names_the_service(name: str, bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """Then it says where that stands; a name that svcd gave does not, nor one of another protocol."""
+    """A name from a socket unit names the service, which has the socket's address; svcd's own names do not."""
     sock = bound()
     (found,) = _take("echo 7/tcp4", InheritedSocket(name, sock), end=end)
     assert found is not None
@@ -133,7 +135,7 @@ def test_a_socket_unit_names_the_service(name: str, bound: Callable[..., socket.
 def test_one_socket_for_both_families(
     line: str, taken: list[bool], bound: Callable[..., socket.socket], end: ExitStack
 ) -> None:
-    """It serves a line for both, whose two endpoints share it; but not one that wants a single family."""
+    """One dual-stack socket serves both endpoints of a line, but not an endpoint of a single family."""
     sock = bound("::", both=True)
     port = sock.getsockname()[1]
     found = _take(line.format(port=port), InheritedSocket("x", sock), end=end)
@@ -143,14 +145,14 @@ def test_one_socket_for_both_families(
     if taken == [True, True]:
         found = _take("echo 7/tcp", InheritedSocket("echo", bound("::", both=True)), end=end)
         assert None not in found
-        # What a daemon before us has stored is for the line that it was for.
+        # A socket from the FD store belongs to the line that its name has.
         name = "svcd/-/echo/tcp6@[::]:7"
         assert _take(line.format(port=port), InheritedSocket(name, bound("::", both=True)), end=end) == [None, None]
 
 
 @needs_ipv6
 def test_a_socket_for_each_family(bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """Each endpoint of a line gets its own."""
+    """Each endpoint of a line takes a socket of its own."""
     first, second = bound(), bound("::1")
     found = _take("echo 7/tcp", InheritedSocket("echo", second), InheritedSocket("echo", first), end=end)
     assert [each and each.socket for each in found] == [first, second]
@@ -161,7 +163,7 @@ def test_a_socket_for_each_family(bound: Callable[..., socket.socket], end: Exit
 
 
 def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
-    """Port 0 stands where it stood before, because its name in the store says whose it is."""
+    """A port that the kernel chose is kept over a restart, by the name in the FD store."""
     (endpoint,) = _endpoints("echo 0/tcp4 bind=127.0.0.1")
     (first,) = open_all([endpoint])
     end.callback(first.close)
@@ -171,10 +173,8 @@ def test_the_kernels_choice_of_a_port_is_kept(end: ExitStack) -> None:
 
 
 @pytest.mark.parametrize("port", [0, None])
-def test_a_socket_that_programs_share_is_known_by_its_name(
-    port: int | None, bound: Callable[..., socket.socket], end: ExitStack
-) -> None:
-    """It goes to a wait=yes service alone, which leaves its flags as they are."""
+def test_a_socket_that_programs_share(port: int | None, bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """A socket that programs share is taken by a wait=yes service only, which leaves its flags unchanged."""
     sock = bound(kind=socket.SOCK_DGRAM)
     number = sock.getsockname()[1] if port is None else port
     waits, other = (f"x {number}/udp4 {words} bind=127.0.0.1" for words in ("server=/bin/a wait=yes", "echo"))
@@ -186,14 +186,14 @@ def test_a_socket_that_programs_share_is_known_by_its_name(
         (found,) = _take(waits, InheritedSocket(name, sock.dup()), end=end)
         assert found is not None
         assert found.socket.getblocking()
-    # What was another service's may become a wait=yes service's.
+    # The socket of another service may be taken by a wait=yes service.
     (endpoint,) = _endpoints(other)
     (found,) = _take(waits, InheritedSocket(fd_name(endpoint), sock.dup()), end=end)
     assert found is not None
 
 
-def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable[..., socket.socket]) -> None:
-    """Its name says so."""
+def test_a_socket_of_a_service_that_becomes_wait(bound: Callable[..., socket.socket]) -> None:
+    """A socket is stored again under a new name when its service becomes wait=yes."""
     manager = ManagerDouble(keeps=True)
     store = FdStore(manager)
     before, after = (_endpoints(f"x 7/tcp4 {words}")[0] for words in ("echo", "server=/bin/a wait=yes"))
@@ -210,7 +210,7 @@ def test_a_socket_is_stored_anew_when_programs_begin_to_share_it(bound: Callable
 
 @pytest.mark.parametrize(("net", "kind"), [("unix", socket.SOCK_STREAM), ("unixgram", socket.SOCK_DGRAM)])
 def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: ExitStack) -> None:
-    """It is taken while its path is its own, gets the mode of its line, and takes its file along at its end."""
+    """A UNIX socket is taken while its path is its own; it gets the mode of its line, and its file is removed."""
     path = tmp_path / "s"
     (endpoint,) = _endpoints(f"echo {path}/{net}")
     (first,) = open_all([endpoint])
@@ -235,7 +235,7 @@ def test_a_unix_socket_from_the_store(tmp_path: Path, net: str, kind: int, end: 
 
 
 def test_a_unix_socket_of_a_socket_unit(tmp_path: Path, bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """Its file is the unit's: neither its mode changes nor does it go with us."""
+    """The file of a socket unit's socket keeps its mode, and is not removed."""
     path = tmp_path / "s"
     sock = bound(str(path))
     path.chmod(0o640)
@@ -246,8 +246,8 @@ def test_a_unix_socket_of_a_socket_unit(tmp_path: Path, bound: Callable[..., soc
     assert path.is_socket()
 
 
-def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a socket of our own; nothing stays open."""
+def test_a_mode_that_can_not_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mode that can't be set is reported as for a new socket, and the socket is closed."""
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([endpoint])
     (stricter,) = _endpoints(f"echo {tmp_path}/s/unix mode=0600")
@@ -261,13 +261,13 @@ def test_a_mode_that_cannot_be_had_is_explained(tmp_path: Path, monkeypatch: pyt
     assert first.socket.fileno() == -1
 
 
-def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
-    """With its name and address; what a daemon before us had stored is removed from the store, and waited for."""
-    given, ours, local = bound(), bound(), bound(str(tmp_path / "s"))
+def test_unused_sockets_are_logged_and_closed(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
+    """Sockets that no endpoint takes are logged, closed, and removed from the FD store, with a barrier."""
+    given, stored, local = bound(), bound(), bound(str(tmp_path / "s"))
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
     names = ["svcd.socket", "svcd/-/gone/tcp@127.0.0.1", fd_name(endpoint)]
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, ours)]
-    pieces = zip(names, (given, ours, local), strict=True)
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, stored)]
+    pieces = zip(names, (given, stored, local), strict=True)
     socket_pool = SocketPool(
         [*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is no socket")]
     )
@@ -275,23 +275,23 @@ def test_what_nobody_asked_for_is_said_and_closed(bound: Callable[..., socket.so
     manager = ManagerDouble()
     with LogCatcher() as log:
         assert open_all([], socket_pool, FdStore(manager)) == []
-    said = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
-    unasked = "no line of the services file asks for it"
-    assert said == [
+    logged = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
+    unused = "no line of the services file asks for it"
+    assert logged == [
         ("file", "-", "it is no socket"),
-        (names[0], addresses[0], unasked),
-        (names[1], addresses[1], unasked),
-        (names[2], str(tmp_path / "s"), unasked),
+        (names[0], addresses[0], unused),
+        (names[1], addresses[1], unused),
+        (names[2], str(tmp_path / "s"), unused),
     ]
-    assert [each.fileno() for each in (given, ours, local)] == [-1, -1, -1]
+    assert [each.fileno() for each in (given, stored, local)] == [-1, -1, -1]
     assert manager.messages == [f"FDSTOREREMOVE=1 FDNAME={name}" for name in names[1:]]
     assert manager.barriers == 1
     assert not (tmp_path / "s").exists()
     assert not socket_pool
 
 
-def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
-    """A path that was a stream's becomes a datagram service's within one start."""
+def test_a_path_changes_its_type(tmp_path: Path, end: ExitStack) -> None:
+    """A path may change from a stream service to a datagram service in one start."""
     (before,) = _endpoints(f"echo {tmp_path}/s/unix")
     (first,) = open_all([before])
     socket_pool = SocketPool([InheritedSocket(fd_name(before), first.socket)])
@@ -301,20 +301,20 @@ def test_an_address_changes_hands(tmp_path: Path, end: ExitStack) -> None:
     assert now.socket.type == socket.SOCK_DGRAM
 
 
-def test_what_a_socket_unit_lacks_is_said(bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """Svcd opens it by itself; a socket that is new since the daemon before is not worth a word."""
+def test_services_that_a_socket_unit_lacks(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """A service that a socket unit lacks is logged; a service that is new since the last daemon is not."""
     endpoints = _endpoints("echo 0/tcp4 bind=127.0.0.1\nupper 0/tcp4 bind=127.0.0.1\n")
-    for name, said in (("upper", ["echo/tcp4"]), (fd_name(endpoints[1]), [])):
+    for name, logged in (("upper", ["echo/tcp4"]), (fd_name(endpoints[1]), [])):
         with LogCatcher() as log:
             opened = open_all(endpoints, SocketPool([InheritedSocket(name, bound())]))
         for each in opened:
             end.callback(each.close)
-        assert [event["service"] for event in log.named("ungiven")] == said
-        assert [each.origin for each in opened] == ["", "store" if not said else "activation"]
+        assert [event["service"] for event in log.named("ungiven")] == logged
+        assert [each.origin for each in opened] == ["", "store" if not logged else "activation"]
 
 
-def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
-    """The daemon that is started next may do better; what was opened meanwhile is closed and gone."""
+def test_a_start_that_fails(bound: Callable[..., socket.socket], tmp_path: Path) -> None:
+    """A start that fails leaves the FD store unchanged, and closes and removes the sockets it has opened."""
     taken = bound().getsockname()[1]
     first, second = _endpoints(f"echo {tmp_path}/s/unix\nupper {tmp_path}/new/unix\n")
     (opened,) = open_all([first])
@@ -331,7 +331,7 @@ def test_a_start_that_fails_removes_nothing_from_the_store(bound: Callable[..., 
 
 @pytest.mark.parametrize("keeps", [True, False])
 def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..., socket.socket]) -> None:
-    """Under a name of its own, if the manager takes it; it is removed when the socket closes for good."""
+    """A socket is stored once, under its name, if the manager accepts it; it is removed when it is closed."""
     manager = ManagerDouble(keeps=keeps)
     store = FdStore(manager)
     (endpoint,) = _endpoints(f"echo {tmp_path}/s/unix")
@@ -346,14 +346,14 @@ def test_a_socket_is_stored_once(tmp_path: Path, keeps: bool, bound: Callable[..
     store.close(opened)
     assert manager.messages[1:] == ([f"FDSTOREREMOVE=1 FDNAME={name}"] if keeps else [])
     assert not (tmp_path / "s").exists()
-    lent = ListeningSocket(endpoint, bound(), "", origin="activation")
-    store.store(lent)
-    store.close(lent)
+    unit_socket = ListeningSocket(endpoint, bound(), "", origin="activation")
+    store.store(unit_socket)
+    store.close(unit_socket)
     assert not [each for each in manager.messages[1:] if each.startswith("FDSTORE=1")]
 
 
-def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
-    """At most 255 characters of ASCII without a colon or a control character, and each socket has its own."""
+def test_names_in_the_fd_store(tmp_path: Path) -> None:
+    """Names in the FD store are unique, and at most 255 ASCII characters without colons or control characters."""
     lines = [
         "echo 7/tcp",
         "écho 8/tcp4 echo",
@@ -372,8 +372,8 @@ def test_names_are_what_systemd_takes(tmp_path: Path) -> None:
         assert ":" not in name
 
 
-def test_what_is_meant_for_another_process_is_left_alone() -> None:
-    """But the variables go: they are not our children's either."""
+def test_descriptors_for_another_process() -> None:
+    """Descriptors for another process (LISTEN_PID) are ignored, and the variables are removed."""
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c", "HOME": "/"}
     assert not inherited_socket_pool(environment, 17)
     assert environment == {"HOME": "/"}
@@ -382,8 +382,8 @@ def test_what_is_meant_for_another_process_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("count", ["x", "-1"])
-def test_a_count_that_is_none_is_an_error(count: str) -> None:
-    """It says which variable is wrong."""
+def test_a_malformed_count_is_an_error(count: str) -> None:
+    """A malformed LISTEN_FDS is an error that names the variable."""
     with pytest.raises(ActivationError, match=f"LISTEN_FDS={count}"):
         listen_fds({"LISTEN_PID": "17", "LISTEN_FDS": count, "LISTEN_FDNAMES": ""}, 17)
 
@@ -401,9 +401,9 @@ except Exception as error:
 """
 
 
-def _received(*given: int, names: str | None = None, more: int = 0) -> list[str]:
-    """What a process sees that is started with descriptors, from 3 on."""
-    # Placed by a child of ours, since other descriptors of this process may stand in the way.
+def _activated(*given: int, names: str | None = None, more: int = 0) -> list[str]:
+    """Return what a process prints that is started with descriptors from 3 on."""
+    # A child places them: other descriptors of this process may have these numbers.
     placing = (
         "import fcntl, os, sys\n"
         "spare = [fcntl.fcntl(int(word), fcntl.F_DUPFD, 100) for word in sys.argv[1].split(',')]\n"
@@ -422,18 +422,18 @@ def _received(*given: int, names: str | None = None, more: int = 0) -> list[str]
 
 
 def test_descriptors_become_sockets(bound: Callable[..., socket.socket], tmp_path: Path, end: ExitStack) -> None:
-    """With names and addresses; whatever is no socket that a service could have has its reason with it."""
+    """Descriptors have a name and an address, or the reason why no service can use them."""
     stream, local = bound(), bound(str(tmp_path / "s"), socket.SOCK_DGRAM)
-    deaf, packets, far = (
+    not_listening, packets, far = (
         end.enter_context(socket.socket(*kind))
         for kind in ((socket.AF_INET,), (socket.AF_UNIX, socket.SOCK_SEQPACKET), (socket.AF_NETLINK, socket.SOCK_RAW))
     )
     abstract = end.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     abstract.bind(f"\0svcd-test-{os.getpid()}")
     with (tmp_path / "file").open("wb") as file:
-        numbers = [each.fileno() for each in (stream, local, file, deaf, packets, far, abstract)]
-        said = _received(*numbers, names="echo:b")
-    assert said == [
+        numbers = [each.fileno() for each in (stream, local, file, not_listening, packets, far, abstract)]
+        logged = _activated(*numbers, names="echo:b")
+    assert logged == [
         f"echo|127.0.0.1:{stream.getsockname()[1]}|False|",
         f"b|{tmp_path}/s|False|",
         "unknown|-|False|it is no socket",
@@ -445,23 +445,25 @@ def test_descriptors_become_sockets(bound: Callable[..., socket.socket], tmp_pat
 
 
 def test_a_connection_is_an_error(bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """It says what is to be changed, and where."""
+    """A connection (Accept=yes) is an error with the remedy."""
     stream = bound()
     client = end.enter_context(socket.create_connection(stream.getsockname()))
-    said = _received(client.fileno(), names="connection")
-    assert said[0].startswith("ActivationError|descriptor 'connection' is a connection: its socket unit has Accept=yes")
+    logged = _activated(client.fileno(), names="connection")
+    assert logged[0].startswith(
+        "ActivationError|descriptor 'connection' is a connection: its socket unit has Accept=yes"
+    )
 
 
 def test_a_count_that_is_too_large_is_an_error(bound: Callable[..., socket.socket]) -> None:
-    """It says which descriptor is not there."""
-    said = _received(bound().fileno(), more=20)
-    assert said[0].startswith("ActivationError|LISTEN_FDS counts descriptor")
-    assert said[0].endswith("Bad file descriptor")
+    """A count above the number of descriptors is an error that names the missing one."""
+    logged = _activated(bound().fileno(), more=20)
+    assert logged[0].startswith("ActivationError|LISTEN_FDS counts descriptor")
+    assert logged[0].endswith("Bad file descriptor")
 
 
 @pytest.mark.parametrize("net", ["unix", "unixgram"])
-def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_path: Path) -> None:
-    """Lent by a socket unit, or given away by the daemon before; nothing of it is removed."""
+def test_an_abstract_socket(net: str, end: ExitStack, tmp_path: Path) -> None:
+    """An abstract socket is taken by its address, from a socket unit or the FD store; closing it removes nothing."""
     name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
     line = f"echo {name}/{net}"
     for given in ("svcd.socket", fd_name(_endpoints(line)[0])):
@@ -481,10 +483,8 @@ def test_an_abstract_socket_is_found_by_its_name(net: str, end: ExitStack, tmp_p
         InheritedSocket(fd_name(_endpoints(line)[0]), sock).close()
 
 
-def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
-    bound: Callable[..., socket.socket], end: ExitStack
-) -> None:
-    """The kernel does not take a size back: a socket of ours is opened anew then; another size it can have."""
+def test_a_socket_with_a_buffer_size(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """A stored socket with a buffer size is not taken by a service without one, as the size can't be reset."""
     sock = bound()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     if has_sized_buffers(sock) is None:
@@ -492,18 +492,18 @@ def test_a_buffer_that_was_sized_fits_no_service_without_a_size(
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1"
     given = fd_name(_endpoints(line)[0])
     assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
-    (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
-    assert lent is not None
+    (unit_socket,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
+    assert unit_socket is not None
     (sized,) = _take(f"{line} rcvbuf=8K", InheritedSocket(given, sock.dup()), end=end)
     assert sized is not None
     assert sized.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 16_384
 
 
-def test_multipath_tcp_wants_a_socket_of_its_own(bound: Callable[..., socket.socket], end: ExitStack) -> None:
-    """One of ours that is made otherwise is not taken; what a socket unit lends is as the unit says."""
+def test_a_socket_for_multipath_tcp(bound: Callable[..., socket.socket], end: ExitStack) -> None:
+    """A stored socket without MPTCP is not taken by a service with mptcp=yes; a socket unit's is."""
     sock = bound()
     line = f"echo {sock.getsockname()[1]}/tcp4 bind=127.0.0.1 mptcp=yes"
     given = fd_name(_endpoints(line)[0])
     assert _take(line, InheritedSocket(given, sock.dup()), end=end) == [None]
-    (lent,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
-    assert lent is not None
+    (unit_socket,) = _take(line, InheritedSocket("svcd.socket", sock.dup()), end=end)
+    assert unit_socket is not None

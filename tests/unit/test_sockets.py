@@ -1,4 +1,4 @@
-"""Listening sockets: opened with their options, or refused with cause and remedy, all or none."""
+"""Opening of listening sockets: their options, and errors with cause and remedy."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ def _endpoints(text: str) -> list[Endpoint]:
 
 
 class _Opened:
-    """Opens lines, and closes them in the end."""
+    """Function that opens a line; it records the sockets.
+
+    Attributes:
+        all: the sockets opened.
+    """
 
     def __init__(self) -> None:
         self.all: list[ListeningSocket] = []
 
     def __call__(self, line: str) -> ListeningSocket:
-        """Open a line of one endpoint."""
+        """Open the only endpoint of a line."""
         (endpoint,) = _endpoints(line)
         self.all.append(open_socket(endpoint))
         return self.all[-1]
@@ -45,7 +49,7 @@ class _Opened:
 
 @pytest.fixture
 def opened() -> Iterator[_Opened]:
-    """What opens a line."""
+    """Yield a function that opens a line; close the sockets after the test."""
     opener = _Opened()
     yield opener
     for each in opener.all:
@@ -63,8 +67,8 @@ def _flag(sock: ListeningSocket, level: int, name: int) -> bool:
     return bool(sock.socket.getsockopt(level, name))
 
 
-def test_a_port_of_the_kernels_choice_is_said(opened: _Opened) -> None:
-    """With port 0 the address has the port that there really is."""
+def test_a_port_that_the_kernel_chooses(opened: _Opened) -> None:
+    """With port 0 the address has the port that the kernel has chosen."""
     sock = opened("echo 0/tcp4 bind=127.0.0.1")
     assert sock.address == f"127.0.0.1:{sock.socket.getsockname()[1]}"
     assert not sock.address.endswith(":0")
@@ -74,7 +78,7 @@ def test_a_port_of_the_kernels_choice_is_said(opened: _Opened) -> None:
 
 
 def test_options_of_a_tcp_socket(opened: _Opened) -> None:
-    """keepalive, nodelay and reuse_port are set on the listener, from which the accepted ones inherit."""
+    """keepalive, nodelay and reuse_port are set on the listening socket, from which accepted ones inherit."""
     plain = opened("echo 0/tcp4 bind=127.0.0.1")
     other = opened("echo 0/tcp4 bind=127.0.0.1 keepalive=yes nodelay=no reuse_port=yes")
     for sock, expected in ((plain, (False, True, False)), (other, (True, False, True))):
@@ -84,8 +88,8 @@ def test_options_of_a_tcp_socket(opened: _Opened) -> None:
         assert _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
 
 
-def test_the_kernel_keeps_little_for_a_client_that_does_not_read(opened: _Opened) -> None:
-    """Accepted sockets inherit the bound, and a send stops at it."""
+def test_the_bound_of_the_send_buffer(opened: _Opened) -> None:
+    """Accepted sockets inherit the bound of the send buffer."""
     listener = opened("echo 0/tcp4 bind=127.0.0.1")
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
@@ -102,22 +106,22 @@ def test_the_kernel_keeps_little_for_a_client_that_does_not_read(opened: _Opened
 
 @pytest.mark.skipif(6 not in Host().versions(), reason="this machine has no IPv6")
 @pytest.mark.parametrize("v6only", ["yes", "no"])
-def test_an_ipv6_socket_takes_ipv4_only_when_asked(opened: _Opened, v6only: str) -> None:
-    """Both families have a listener of their own, unless v6only=no."""
+def test_v6only(opened: _Opened, v6only: str) -> None:
+    """An IPv6 socket is IPv6-only unless v6only=no."""
     sock = opened(f"echo 0/tcp6 v6only={v6only}")
     assert _flag(sock, socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) is (v6only == "yes")
 
 
-def test_a_datagram_socket_shares_its_port_with_nobody(opened: _Opened) -> None:
-    """SO_REUSEADDR would let two of them take the same port."""
+def test_a_datagram_socket_does_not_share_its_port(opened: _Opened) -> None:
+    """A datagram socket has no SO_REUSEADDR, with which two could bind the same port."""
     sock = opened("echo 0/udp4 bind=127.0.0.1")
     assert not _flag(sock, socket.SOL_SOCKET, socket.SO_REUSEADDR)
     port = sock.socket.getsockname()[1]
     assert _error(f"discard {port}/udp4 bind=127.0.0.1").cause == os.strerror(errno.EADDRINUSE)
 
 
-def test_a_taken_port_is_explained(opened: _Opened) -> None:
-    """The error names the service, the address, the cause and what to do."""
+def test_a_port_in_use(opened: _Opened) -> None:
+    """The error has the service, the address, the cause and the remedy."""
     port = opened("echo 0/tcp4 bind=127.0.0.1").socket.getsockname()[1]
     assert str(_error(f"upper {port}/tcp4 bind=127.0.0.1")) == (
         f"upper/tcp4: can't listen on 127.0.0.1:{port}: Address already in use; "
@@ -125,15 +129,15 @@ def test_a_taken_port_is_explained(opened: _Opened) -> None:
     )
 
 
-def test_an_address_of_another_machine_is_explained() -> None:
-    """bind= is what to change."""
+def test_an_address_of_another_machine() -> None:
+    """The remedy for an address of another machine is bind=."""
     error = _error("echo 0/tcp4 bind=192.0.2.1")
     assert (error.address, error.cause) == ("192.0.2.1:0", os.strerror(errno.EADDRNOTAVAIL))
     assert "bind=" in error.remedy
 
 
-def test_a_low_port_without_rights_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it needs, and how to try without it."""
+def test_a_low_port_without_rights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy for a low port without rights is the capability, or --port-offset."""
 
     def bind(_self: socket.socket, _address: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -147,7 +151,7 @@ def test_a_low_port_without_rights_is_explained(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("mode", ["0600", "0660", "0777", "0666"])
 @pytest.mark.parametrize("net", ["unix", "unixgram"])
 def test_the_mode_of_a_socket_file(opened: _Opened, tmp_path: Path, net: str, mode: str) -> None:
-    """Exactly the option's, whatever the umask, which stays as it was."""
+    """A socket file has exactly the mode of its option, whatever the umask, which is unchanged."""
     before = os.umask(0o077)
     try:
         opened(f"echo {tmp_path}/s/{net} mode={mode}")
@@ -159,8 +163,8 @@ def test_the_mode_of_a_socket_file(opened: _Opened, tmp_path: Path, net: str, mo
     assert stat.S_IMODE(status.st_mode) == int(mode, 8)
 
 
-def test_a_socket_file_goes_with_its_listener(tmp_path: Path) -> None:
-    """Closing removes the file; a file of somebody else in its place stays."""
+def test_close_removes_the_socket_file(tmp_path: Path) -> None:
+    """close() removes the socket file, but not another file in its place."""
     path = tmp_path / "s"
     (endpoint,) = _endpoints(f"echo {path}/unix")
     open_socket(endpoint).close()
@@ -179,7 +183,7 @@ def test_a_socket_file_goes_with_its_listener(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("net", "kind"), [("unix", socket.SOCK_STREAM), ("unixgram", socket.SOCK_DGRAM)])
 def test_a_stale_socket_is_replaced(opened: _Opened, tmp_path: Path, net: str, kind: int) -> None:
-    """What a daemon that is gone left behind is no obstacle."""
+    """The file of a socket that is closed is replaced."""
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX, kind) as left:
         left.bind(str(path))
@@ -189,8 +193,8 @@ def test_a_stale_socket_is_replaced(opened: _Opened, tmp_path: Path, net: str, k
 
 
 @pytest.mark.parametrize("net", ["unix", "unixgram"])
-def test_a_living_socket_is_left_alone(opened: _Opened, tmp_path: Path, net: str) -> None:
-    """Where another server listens, the error says so and its file stays."""
+def test_a_socket_in_use(opened: _Opened, tmp_path: Path, net: str) -> None:
+    """The file of a socket that a server listens on is kept, and that is an error."""
     path = tmp_path / "s"
     opened(f"echo {path}/{net}")
     inode = path.stat().st_ino
@@ -202,8 +206,8 @@ def test_a_living_socket_is_left_alone(opened: _Opened, tmp_path: Path, net: str
     assert path.stat().st_ino == inode
 
 
-def test_a_living_socket_with_a_full_queue_is_left_alone(opened: _Opened, tmp_path: Path) -> None:
-    """A server that is too busy to answer the probe is alive."""
+def test_a_socket_in_use_with_a_full_backlog(opened: _Opened, tmp_path: Path) -> None:
+    """A server whose backlog is full counts as listening."""
     path = tmp_path / "s"
     opened(f"echo {path}/unix backlog=1")
     waiting: list[socket.socket] = []
@@ -223,8 +227,8 @@ def _fill(path: Path, waiting: list[socket.socket]) -> None:
         waiting[-1].connect(str(path))
 
 
-def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
-    """Somebody's data in the place of the socket is a mistake of the services file."""
+def test_a_file_that_is_not_a_socket(tmp_path: Path) -> None:
+    """A file that is not a socket is an error, and is kept."""
     path = tmp_path / "s"
     path.write_text("precious")
     error = _error(f"echo {path}/unix")
@@ -234,14 +238,14 @@ def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
 
 
 def test_a_path_in_no_directory(tmp_path: Path) -> None:
-    """What is missing is said."""
+    """A missing directory is named in the remedy."""
     assert _error(f"echo {tmp_path}/none/s/unix").remedy == "its directory does not exist; create it"
     (tmp_path / "file").touch()
     assert "no directory" in _error(f"echo {tmp_path}/file/s/unix").remedy
 
 
-def test_an_owner_that_cannot_be_had_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The socket's file is not left behind with the wrong owner."""
+def test_an_owner_that_can_not_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the owner can't be set, the socket file is removed."""
 
     def chown(*_arguments: object) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
@@ -253,7 +257,7 @@ def test_an_owner_that_cannot_be_had_leaves_no_file(tmp_path: Path, monkeypatch:
 
 
 def test_an_owner_that_vanished_since_the_check(tmp_path: Path) -> None:
-    """A user who is unknown at the start is an error like any other."""
+    """A user that does not exist any more at the start is a ListenError."""
     endpoints = check(
         config_of(f"echo {tmp_path}/s/unix owner=no-such-user"),
         FakeFiles(),
@@ -267,7 +271,7 @@ def test_an_owner_that_vanished_since_the_check(tmp_path: Path) -> None:
 
 
 def test_nothing_stays_open_when_one_of_several_fails(opened: _Opened, tmp_path: Path) -> None:
-    """Every address that can't be had is reported, and those that could are given back."""
+    """All addresses that can't be opened are reported, and the others are closed."""
     taken = opened("echo 0/tcp4 bind=127.0.0.1").socket.getsockname()[1]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -285,8 +289,8 @@ def test_nothing_stays_open_when_one_of_several_fails(opened: _Opened, tmp_path:
         probe.bind(("127.0.0.1", free))
 
 
-def test_opening_all_is_in_the_order_of_the_file(tmp_path: Path) -> None:
-    """Each endpoint has its socket."""
+def test_sockets_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """The sockets are in the order of the endpoints."""
     endpoints = _endpoints(f"a {tmp_path}/a/unix echo\nb 0/udp4 echo bind=127.0.0.1")
     sockets = open_all(endpoints)
     try:
@@ -297,7 +301,7 @@ def test_opening_all_is_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_numbers_of_users_and_groups() -> None:
-    """Names are looked up, numbers are taken as they are."""
+    """Names are looked up, and numbers are used as they are."""
     machine = Host()
     assert (user_id("root"), user_id("12345"), group_id("54321")) == (0, 12_345, 54_321)
     assert machine.has_user("root")
@@ -306,8 +310,8 @@ def test_numbers_of_users_and_groups() -> None:
     assert not machine.has_group("no-such-group")
 
 
-def test_addresses_behind_a_name() -> None:
-    """A literal has one spelling, an interface and a host name have theirs, anything else is an OSError."""
+def test_addresses_of_a_name() -> None:
+    """addresses() returns a normalized literal, or the addresses of an interface or host name; otherwise an OSError."""
     machine = Host()
     assert machine.addresses("127.0.0.1") == ["127.0.0.1"]
     assert machine.addresses("0:0:0:0:0:0:0:1") == ["::1"]
@@ -318,13 +322,13 @@ def test_addresses_behind_a_name() -> None:
 
 
 def _size(sock: socket.socket, option: int) -> int:
-    """The size of a buffer that was asked for (socket(7): the kernel doubles it)."""
+    """Return the size of a buffer as it was set (socket(7): the kernel doubles it)."""
     return sock.getsockopt(socket.SOL_SOCKET, option) // 2
 
 
 @pytest.mark.parametrize("net", ["tcp4", "udp4"])
-def test_buffers_have_the_size_that_was_asked_for(opened: _Opened, net: str) -> None:
-    """From the beginning, and another one when the options change."""
+def test_buffer_sizes(opened: _Opened, net: str) -> None:
+    """Buffers have the sizes of the options, also after retune()."""
     found = opened(f"echo 0/{net} bind=127.0.0.1 sndbuf=32K rcvbuf=16K")
     sizes = [_size(found.socket, option) for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)]
     assert sizes == [32_768, 16_384]
@@ -335,7 +339,7 @@ def test_buffers_have_the_size_that_was_asked_for(opened: _Opened, net: str) -> 
 
 
 def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
-    """What is accepted has the listening socket's."""
+    """Accepted connections inherit the buffer sizes of the listening socket."""
     found = opened("echo 0/tcp4 bind=127.0.0.1 sndbuf=32K rcvbuf=16K")
     with socket.create_connection(found.socket.getsockname()):
         accepted, _ = found.socket.accept()
@@ -344,7 +348,7 @@ def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
 
 
 def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
-    """They are told by their protocol, and have the options of TCP."""
+    """An MPTCP socket is recognized by its protocol, and has the options of TCP."""
     if not Host().has_mptcp():
         pytest.skip("this kernel has no Multipath TCP")
     found = opened("echo 0/tcp4 bind=127.0.0.1 mptcp=yes sndbuf=32K keepalive=yes")
@@ -357,7 +361,7 @@ def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
 
 
 def test_a_kernel_without_multipath_tcp_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The remedy says what to do."""
+    """A kernel without Multipath TCP is named in the remedy."""
     monkeypatch.setattr("svcd.sockets.listening.IPPROTO_MPTCP", 211)
     error = _error("echo 0/tcp4 bind=127.0.0.1 mptcp=yes")
     assert error.cause == os.strerror(errno.EPROTONOSUPPORT)
@@ -366,7 +370,7 @@ def test_a_kernel_without_multipath_tcp_is_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("net", ["unix", "unixgram"])
 def test_an_abstract_socket(opened: _Opened, net: str, tmp_path: Path) -> None:
-    """It has its name, no file, and another one in the way is named."""
+    """An abstract socket has a name and no file; a name in use is an error."""
     name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
     found = opened(f"echo {name}/{net}")
     assert (found.address, found.file) == (name, None)
@@ -384,7 +388,7 @@ def test_an_abstract_socket(opened: _Opened, net: str, tmp_path: Path) -> None:
 
 
 def test_addresses_of_unix_sockets() -> None:
-    """As the system has them, and as people write them."""
+    """unix_address() and unix_path() convert between `@name` and the kernel's form."""
     for path, address in [("/run/x", "/run/x"), ("@x", "\0x"), ("@é", "\0é")]:
         assert unix_address(path) == address
         assert unix_path(address) == unix_path(os.fsencode(address)) == path
