@@ -6,10 +6,48 @@ from dataclasses import dataclass
 
 from svcd.config.option_info import option
 from svcd.config.process_options import BUFFER_SIZE
-from svcd.config.value_types import COUNT, DURATION, MODE, OWNER, TIMEOUT, WORD, WORDS, YES_NO, or_none
+from svcd.config.value_types import (
+    COUNT,
+    DURATION,
+    MODE,
+    OWNER,
+    TIMEOUT,
+    WORD,
+    WORDS,
+    YES_NO,
+    ValueType,
+    or_none,
+    require,
+)
 from svcd.model import FileOwner
 
 __all__ = ["DatagramOptions", "SocketOptions", "TimeoutOptions"]
+
+#: Values of the field by the name of their code point (RFC 2474, RFC 2597, RFC 3246).
+_CODE_POINTS = {
+    **{f"CS{number}": number << 5 for number in range(8)},
+    **{f"AF{row}{drop}": row << 5 | drop << 3 for row in range(1, 5) for drop in range(1, 4)},
+    "EF": 0xB8,
+}
+
+
+def _read_tos(word: str) -> int:
+    named = _CODE_POINTS.get(word.upper())
+    if named is not None:
+        return named
+    require(word[:2] == "0x" or word == "0" or word[:1] != "0")
+    value = int(word, 16 if word[:2] == "0x" else 10) if word.isascii() and word.isalnum() else -1
+    # The last two bits are those of congestion notification (RFC 3168), which the kernel sets.
+    require(0 <= value <= 0xFC and value % 4 == 0)
+    return value
+
+
+TOS: ValueType[int] = ValueType(
+    "traffic class",
+    "a code point (EF, CS0 to CS7, AF11 to AF43), or a multiple of 4 from 0 to 252, also as in 0x10",
+    _read_tos,
+    lambda value: f"0x{value:02x}",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +102,11 @@ class SocketOptions:
         BUFFER_SIZE, None, "listen", "inet",
         "Size of the kernel's receive buffer (SO_RCVBUF), at most net.core.rmem_max. A datagram service has one "
         "buffer for all clients. The kernel allocates twice this size.",
+    )  # fmt: skip
+    tos: int = option(
+        TOS, 0, "listen", "inet",
+        "Traffic class of what is sent: the DS field of IP (IP_TOS, IPV6_TCLASS). Routers may give packets with a code "
+        "point other than 0 precedence.",
     )  # fmt: skip
     mode: int = option(
         MODE, 0o660, "listen", "local",

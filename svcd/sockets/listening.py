@@ -112,6 +112,9 @@ class ListeningSocket:
         options = endpoint.service.options
         if endpoint.version:
             _size_buffers(self.socket, options)
+            if options.tos or not self.borrowed:
+                # A socket unit has an option of its own, IPTOS=.
+                _set_traffic_class(self.socket, options.tos)
         if endpoint.service.net.shape is SocketType.STREAM:
             # A second call changes the length of the queue (listen(2)), and clients in the queue stay there.
             self.socket.listen(options.backlog)
@@ -227,10 +230,19 @@ def _size_buffers(opened: socket.socket, options: ServiceOptions) -> None:
             opened.setsockopt(socket.SOL_SOCKET, option, size)
 
 
+def _set_traffic_class(opened: socket.socket, value: int) -> None:
+    """Set the DS field of IP packets that are sent; accepted sockets inherit it."""
+    if opened.family == socket.AF_INET6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value)
+    # Also for an IPv6 socket, which may have clients with IPv4-mapped addresses.
+    opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, value)
+
+
 def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[socket.socket]) -> None:
     options = endpoint.service.options
     # Before listen(): the window is announced to clients when they connect (tcp(7)).
     _size_buffers(opened, options)
+    _set_traffic_class(opened, options.tos)
     if stream:
         # Only for streams: two datagram sockets with the option would share the port.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svcd.config.endpoints import Endpoint, check
+from svcd.config.parser import parse_text
 from svcd.errors import ListenError, ListenErrors
 from svcd.host.accounts import group_id, user_id
 from svcd.host.info import Host
 from svcd.net.socket_options import is_mptcp, unix_address, unix_path
+from svcd.protocols.catalog import BUILTINS
 from svcd.sockets.listening import ListeningSocket, open_socket
 from tests.doubles import FakeFiles, FakeMachine, config_of, open_all
 
@@ -345,6 +347,42 @@ def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
         accepted, _ = found.socket.accept()
         with accepted:
             assert [_size(accepted, each) for each in (socket.SO_SNDBUF, socket.SO_RCVBUF)] == [32_768, 16_384]
+
+
+@pytest.mark.parametrize("net", ["tcp4", "udp4", "tcp6", "udp6"])
+def test_packets_have_the_traffic_class(opened: _Opened, net: str) -> None:
+    """A socket has it from the beginning, takes another one, and goes back to 0."""
+    v6 = net.endswith("6")
+    if v6 and 6 not in Host().versions():
+        pytest.skip("this machine has no IPv6")
+    host = "::1" if v6 else "127.0.0.1"
+    option = (socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if v6 else (socket.IPPROTO_IP, socket.IP_TOS)
+    found = opened(f"echo 0/{net} bind={host} tos=EF")
+    assert found.socket.getsockopt(*option) == 0xB8
+    for text, value in (("0x10", 0x10), ("af11", 0x28), ("32", 32), ("0", 0)):
+        (other,) = _endpoints(f"echo 0/{net} bind={host} tos={text}")
+        found.retune(other)
+        assert found.socket.getsockopt(*option) == value
+
+
+def test_connections_inherit_the_traffic_class(opened: _Opened) -> None:
+    """An accepted connection has that of the listening socket."""
+    found = opened("echo 0/tcp4 bind=127.0.0.1 tos=CS1")
+    with socket.create_connection(found.socket.getsockname()):
+        accepted, _ = found.socket.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_IP, socket.IP_TOS) == 0x20
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1", "3", "256", "-4", "0x", "0xzz", "010", "EG", "AF14", "AF51", "CS8", "0x1_0", "\N{ARABIC-INDIC DIGIT FOUR}"],
+)
+def test_other_words_are_no_traffic_class(text: str) -> None:
+    """The last two bits belong to the kernel, and each code point has one name."""
+    _, problems = parse_text(f"echo 0/tcp tos={text}\n", "services", FakeFiles(), BUILTINS)
+    [problem] = problems
+    assert "code point" in str(problem)
 
 
 def test_sockets_of_multipath_tcp(opened: _Opened) -> None:
