@@ -1,4 +1,4 @@
-"""Static files: what is served, and that nothing outside the root ever is."""
+"""Static files: the responses, and that nothing outside the root is served."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LARGE = bytes(range(256)) * 1000
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree to serve, with a secret beside it."""
+    """Return a directory tree to serve, with secret files beside it."""
     inner = tmp_path / "www"
     (inner / "sub" / "empty").mkdir(parents=True)
     (inner / ".well-known").mkdir()
@@ -68,17 +68,17 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_descriptor_is_left(tmp_path: Path) -> Iterator[None]:
-    """Every test here gives back every descriptor."""
+def _check_descriptors(tmp_path: Path) -> Iterator[None]:
+    """Check that the test leaves no file of its directory open."""
     yield
     assert _open_below(tmp_path) == []
 
 
 def _open_below(folder: Path) -> list[str]:
-    """What this process has open in a folder."""
+    """Return the paths in a directory that this process has open."""
     found = []
     for each in Path("/proc/self/fd").iterdir():
-        # The descriptor of the listing itself is gone by now.
+        # The descriptor of the listing itself is closed by now.
         with contextlib.suppress(FileNotFoundError):
             found.append(str(each.readlink()))
     return [path for path in found if path.startswith(str(folder))]
@@ -128,7 +128,7 @@ def _error(files: StaticFiles, target: bytes) -> int:
     ],
 )
 def test_a_file_is_served(root: Path, target: bytes, kind: str, content: bytes) -> None:
-    """By every spelling of its path, with its type and length, small ones in one piece."""
+    """A file is served under every spelling of its path, with its type and length."""
     files = StaticFiles(str(root))
     assert _content(files, target)[:20] == content[:20]
     fields = _get_fields(files, target)
@@ -143,13 +143,13 @@ def _get_fields(files: StaticFiles, target: bytes) -> dict[str, str]:
     return response.fields
 
 
-def test_a_large_file_comes_whole(root: Path) -> None:
-    """Piece by piece, none above 64 KiB."""
+def test_a_large_file(root: Path) -> None:
+    """A large file is sent whole, in pieces of at most 64 KiB."""
     assert _content(StaticFiles(str(root)), b"/large.bin") == LARGE
 
 
-def test_a_file_says_when_it_was_changed(root: Path) -> None:
-    """Last-Modified is the file's time, in universal time."""
+def test_last_modified(root: Path) -> None:
+    """Last-Modified is the modification time of the file, in universal time."""
     os.utime(root / "plain", (1_000_000_000, 1_000_000_000))
     field = _get_fields(StaticFiles(str(root)), b"/plain")["Last-Modified"]
     assert field == "Sun, 09 Sep 2001 01:46:40 GMT"
@@ -157,7 +157,7 @@ def test_a_file_says_when_it_was_changed(root: Path) -> None:
 
 
 def test_the_first_index_that_exists(root: Path) -> None:
-    """index= names several, in order."""
+    """The first name of index= that exists is the index."""
     files = StaticFiles(str(root), ["none.html", "plain", "index.html"])
     assert _content(files, b"/") == b"no type"
     assert _content(files, b"/sub/") == b"<p>sub"
@@ -176,7 +176,7 @@ def test_the_first_index_that_exists(root: Path) -> None:
     ],
 )
 def test_a_directory_is_redirected_to_its_slash(root: Path, target: bytes, location: str) -> None:
-    """Location is a path on this host, whatever was asked."""
+    """A directory without its slash is redirected; Location is a path on this host, whatever the target."""
     (root / "evil.example").mkdir()
     (root / "é%").mkdir()
     files = StaticFiles(str(root))
@@ -210,7 +210,7 @@ def test_a_directory_is_redirected_to_its_slash(root: Path, target: bytes, locat
         b"/...",
     ],
 )
-def test_what_is_not_there_or_hidden_is_404(root: Path, target: bytes) -> None:
+def test_missing_and_hidden_files_are_404(root: Path, target: bytes) -> None:
     """Missing, hidden and special files can't be distinguished, and none blocks."""
     for symlinks in (False, True):
         assert _error(StaticFiles(str(root), symlinks=symlinks), target) == 404
@@ -220,25 +220,25 @@ def test_what_is_not_there_or_hidden_is_404(root: Path, target: bytes) -> None:
     "target", [b"/inside", b"/inside-folder/index.html", b"/inside-folder/", b"/leak.txt", b"/leak/secret.txt"]
 )
 def test_symbolic_links_are_not_followed(root: Path, target: bytes) -> None:
-    """Neither to files nor to directories, inside or outside the root, unless the option says so."""
+    """Symbolic links to files and directories are followed with symlinks=yes only."""
     assert _error(StaticFiles(str(root)), target) == 404
     assert _content(StaticFiles(str(root), symlinks=True), target)
 
 
 def test_an_index_that_is_a_link_is_not_followed(root: Path) -> None:
-    """The names tried for a directory are files like any other."""
+    """An index that is a symbolic link is not followed."""
     (root / "sub" / "empty" / "index.html").symlink_to("../../../secret.txt")
     assert _error(StaticFiles(str(root)), b"/sub/empty/") == 404
 
 
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
-    """The administrator has chosen where the root leads."""
+    """The root may be a symbolic link."""
     (tmp_path / "link").symlink_to(root)
     assert _content(StaticFiles(str(tmp_path / "link")), b"/plain") == b"no type"
 
 
 def test_a_root_that_is_gone_is_404(tmp_path: Path) -> None:
-    """A directory removed since the check is an answer, not a crash."""
+    """A root that was removed after the check is 404."""
     assert _error(StaticFiles(str(tmp_path / "gone")), b"/") == 404
 
 
@@ -254,7 +254,7 @@ _NASTY = st.lists(
 @given(_NASTY)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_path_leads_out_of_the_root(root: Path, segments: list[str]) -> None:
-    """However the way up is spelled, an answer holds an index, a redirection or nothing, never what is outside."""
+    """No spelling of a path leads out of the root: the response is an index, a redirect or an error."""
     content = b""
     with contextlib.suppress(HttpError):
         response = _get(StaticFiles(str(root)), ("/" + "/".join(segments)).encode())
@@ -263,8 +263,8 @@ def test_no_path_leads_out_of_the_root(root: Path, segments: list[str]) -> None:
     assert content in (b"", b"<p>main", b"<p>sub", b"301 Moved Permanently\n")
 
 
-def test_a_file_that_becomes_shorter_breaks_off(root: Path) -> None:
-    """Fewer bytes than Content-Length are an error, so that the client notices it."""
+def test_a_file_that_becomes_shorter(root: Path) -> None:
+    """A file that becomes shorter raises an error, so that the client sees that the response is incomplete."""
     response = _get(StaticFiles(str(root)), b"/large.bin")
     assert response.body is not None
     first = response.body.read()
@@ -275,8 +275,8 @@ def test_a_file_that_becomes_shorter_breaks_off(root: Path) -> None:
     response.body.close()
 
 
-def test_a_file_that_becomes_longer_keeps_its_length(root: Path) -> None:
-    """What is added meanwhile belongs to the next answer."""
+def test_a_file_that_becomes_longer(root: Path) -> None:
+    """A file that becomes longer is sent with its old length."""
     response = _get(StaticFiles(str(root)), b"/large.bin")
     assert response.body is not None
     with (root / "large.bin").open("ab") as file:
@@ -288,8 +288,8 @@ def test_a_file_that_becomes_longer_keeps_its_length(root: Path) -> None:
     assert content == LARGE
 
 
-def test_errors_give_back_their_descriptors(root: Path) -> None:
-    """A hundred refusals of every kind leave nothing open."""
+def test_errors_leave_no_descriptor_open(root: Path) -> None:
+    """Errors of every kind leave no descriptor open."""
     files = StaticFiles(str(root))
     for target in (b"/fifo", b"/none", b"/plain/x", b"/leak/x", b"/sub/none", b"/sub/empty/", b"/loop") * 15:
         assert _error(files, target) == 404
@@ -297,7 +297,7 @@ def test_errors_give_back_their_descriptors(root: Path) -> None:
 
 
 def test_a_file_that_is_emptied_before_it_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small file is as long as what was read of it, and nothing is wrong."""
+    """The length of a small file is that of the bytes read, even if it was longer before."""
     real = os.fstat
 
     def fstat(descriptor: int) -> os.stat_result:
@@ -312,7 +312,7 @@ def test_a_file_that_is_emptied_before_it_is_read(root: Path, monkeypatch: pytes
 @pytest.mark.parametrize("call", ["open", "read", "fstat"])
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE])
 def test_a_file_that_cant_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
-    """It is not found, and a warning has the reason, once a second at most."""
+    """A file that can't be read is 404, and a warning with the reason is logged, at most once per second."""
     files = StaticFiles(str(root))
     real = getattr(os, call)
 
@@ -330,16 +330,16 @@ def test_a_file_that_cant_be_read(root: Path, monkeypatch: pytest.MonkeyPatch, c
     assert (event["log_level"].name, event["reason"]) == ("warn", os.strerror(code))
 
 
-def test_what_is_not_there_is_no_warning(root: Path) -> None:
-    """Any client can request a missing file."""
+def test_missing_files_are_not_logged(root: Path) -> None:
+    """A missing file is not logged: any client can request it."""
     with LogCatcher() as log:
         for target in (b"/none", b"/none/x", b"/loop", b"/plain/x", b"/fifo", b"/" + b"x" * 300):
             assert _error(StaticFiles(str(root)), target) == 404
     assert not log.events
 
 
-def test_reading_files_for_the_other_floors(tmp_path: Path) -> None:
-    """Regular files are read whole; a directory, a FIFO and a huge file are an OSError, and nothing blocks."""
+def test_reading_local_files(tmp_path: Path) -> None:
+    """LocalFiles.read() reads regular files; a directory, a FIFO or a huge file is an OSError, and none blocks."""
     files = LocalFiles()
     (tmp_path / "a").write_bytes(b"\0content")
     os.mkfifo(tmp_path / "fifo")
@@ -351,8 +351,8 @@ def test_reading_files_for_the_other_floors(tmp_path: Path) -> None:
             files.read(str(tmp_path / name))
 
 
-def test_finding_files_for_the_other_floors(tmp_path: Path) -> None:
-    """Matches come sorted, names of one file have one identity, and only directories are directories."""
+def test_finding_local_files(tmp_path: Path) -> None:
+    """LocalFiles finds paths in sorted order, one identity for all names of a file, and directories."""
     files = LocalFiles()
     for name in "bca":
         (tmp_path / name).touch()
@@ -366,27 +366,27 @@ def test_finding_files_for_the_other_floors(tmp_path: Path) -> None:
 
 
 class _Budget:
-    """svcd.interfaces.DescriptorCounter."""
+    """svcd.interfaces.DescriptorCounter without a limit; one descriptor is counted at first."""
 
     def __init__(self) -> None:
         self.open = 1
 
     def acquire(self) -> None:
-        """One more."""
+        """Count a descriptor."""
         self.open += 1
 
     def release(self) -> None:
-        """One less."""
+        """Release a descriptor."""
         self.open -= 1
 
     def try_acquire(self) -> bool:
-        """One more."""
+        """Count a descriptor; return True."""
         self.open += 1
         return True
 
 
-def test_answers_share_an_open_file(root: Path) -> None:
-    """Each reads from its own place; the file has one descriptor, counted until the last of them is over."""
+def test_responses_share_an_open_file(root: Path) -> None:
+    """Responses share the descriptor of a file, which is counted until the last one ends; each has its own position."""
     files = StaticFiles(str(root))
     bodies = [_body(files) for _ in range(3)]
     assert len(_open_below(root)) == 1
@@ -404,8 +404,8 @@ def test_answers_share_an_open_file(root: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [True, False])
-def test_a_file_that_has_changed_is_another_one(root: Path, replaced: bool) -> None:
-    """After a rename or a new content, new requests get the new file."""
+def test_a_file_that_has_changed(root: Path, replaced: bool) -> None:
+    """After a rename or a change of the content, new requests are answered with the new file."""
     files = StaticFiles(str(root))
     before = _body(files)
     new = root / ("new" if replaced else "large.bin")

@@ -20,7 +20,7 @@ from twisted.internet.task import Clock
 from svcd.metrics.counters import LiveTraffic
 from svcd.metrics.registry import SAMPLES, MetricsRegistry
 from svcd.metrics.snapshot import ServiceInfo, ServiceState
-from svcd.protocols.status import formatting as texts
+from svcd.protocols.status import formatting as fmt
 from svcd.protocols.status.cache import LIFETIME_FACTOR, MAX_AGE, RenderCache
 from svcd.protocols.status.data import status_data
 from svcd.protocols.status.page import page
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from svcd.protocols.http.response import Response
 
 REMOTE = IPv4Address("TCP", "192.0.2.1", 40_000)
-HERE = IPv4Address("TCP", "127.0.0.1", 40_000)
+LOCAL = IPv4Address("TCP", "127.0.0.1", 40_000)
 
 
-class _Ports:
-    """A datagram port that is open."""
+class _Port:
+    """Open datagram port."""
 
     def traffic(self) -> LiveTraffic:
-        """What it has carried."""
+        """Return the traffic of the port."""
         return LiveTraffic(30, 60, 3)
 
 
-def _busy(clock: Clock | None = None) -> MetricsRegistry:
-    """A ledger with something of everything."""
+def _registry(clock: Clock | None = None) -> MetricsRegistry:
+    """Return a registry with values of every kind."""
     clock = clock or Clock()
     registry = MetricsRegistry(wall_clock=lambda: 1000.0, clock=clock.seconds)
     registry.state = "ready"
@@ -57,7 +57,7 @@ def _busy(clock: Clock | None = None) -> MetricsRegistry:
     echo.end("lost", 99.0, 0, 2, "192.0.2.1:2")
     echo.refuse("rate", 7)
     echo.failures += 1
-    add_counters(registry, ServiceInfo("time/udp", "time", stream=False)).add_source(_Ports())
+    add_counters(registry, ServiceInfo("time/udp", "time", stream=False)).add_source(_Port())
     registry.counters("time/udp").refuse("port")
     git = add_counters(
         registry, ServiceInfo("git/tcp", "/usr/bin/git", spawned=True, description="the code", expires=2e9)
@@ -84,14 +84,17 @@ def _request(target: str = "/", **fields: str) -> HttpRequest:
     return HttpRequest("GET", target.encode(), named, "1.1", True)
 
 
-def _ask(registry: MetricsRegistry, target: str, **fields: str) -> Response:
+def _respond(registry: MetricsRegistry, target: str, **fields: str) -> Response:
     return StatusResource(registry, Clock().seconds).respond(_request(target, **fields), REMOTE)
 
 
-def test_metrics_are_the_counts_in_both_formats() -> None:
-    """Each count has the label of its service and is exact, in both formats."""
+def test_metrics_in_both_formats() -> None:
+    """Each metric has the label of its service and its exact value, in both formats."""
     readers: Any = (read_text, read_openmetrics)
-    answers = [_ask(_busy(), "/metrics"), _ask(_busy(), "/metrics", accept="application/openmetrics-text")]
+    answers = [
+        _respond(_registry(), "/metrics"),
+        _respond(_registry(), "/metrics", accept="application/openmetrics-text"),
+    ]
     plain, strict = (
         {
             (sample.name, *sorted(sample.labels.values())): sample.value
@@ -101,10 +104,10 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
         for read, answer in zip(readers, answers, strict=True)
     )
     for found in (plain, strict):
-        for moving in ("process_cpu_seconds_total",):
-            found.pop((moving,))
+        for changing in ("process_cpu_seconds_total",):
+            found.pop((changing,))
     assert plain == strict
-    wanted = {
+    expected = {
         ("svcd_ready",): 1,
         ("svcd_connections_accepted_total", "echo/tcp"): 5,
         ("svcd_connections_active", "echo/tcp"): 3,
@@ -133,7 +136,7 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
         ("svcd_reactor_lag_seconds_count",): 8,
         ("svcd_reloads_total", "ok"): 0,
     }
-    assert wanted.items() <= plain.items()
+    assert expected.items() <= plain.items()
     assert not any(name.startswith("svcd_connection") and "time/udp" in rest for name, *rest in plain)
     assert not any(
         name.startswith(("svcd_spawn", "svcd_children", "svcd_tls_cert")) and "echo/tcp" in rest
@@ -141,10 +144,10 @@ def test_metrics_are_the_counts_in_both_formats() -> None:
     )
 
 
-def test_metrics_are_compressed_for_who_takes_it() -> None:
-    """With the fields that a cache and a client need."""
-    plain = _ask(_busy(), "/metrics")
-    packed = _ask(_busy(), "/metrics", accept_encoding="gzip")
+def test_metrics_are_compressed() -> None:
+    """Metrics are compressed if the client accepts gzip, with Content-Encoding, Content-Length and Vary."""
+    plain = _respond(_registry(), "/metrics")
+    packed = _respond(_registry(), "/metrics", accept_encoding="gzip")
     assert len(gzip.decompress(packed.content).splitlines()) == len(plain.content.splitlines())
     assert packed.fields["Content-Encoding"] == "gzip"
     assert packed.fields["Content-Length"] == str(len(packed.content))
@@ -155,33 +158,36 @@ def test_metrics_are_compressed_for_who_takes_it() -> None:
 
 @pytest.mark.parametrize(("state", "status"), [("starting", 503), ("ready", 200), ("stopping", 503)])
 def test_readiness_is_that_of_the_daemon(state: str, status: int) -> None:
-    """readyz has the state of the daemon; healthz is always ok."""
+    """/readyz has the state of the daemon; /healthz is always ok."""
     registry = MetricsRegistry()
     registry.state = state
-    assert (_ask(registry, "/readyz").status, _ask(registry, "/readyz").content) == (status, f"{state}\n".encode())
-    assert (_ask(registry, "/healthz").status, _ask(registry, "/healthz").content) == (200, b"ok\n")
+    assert (_respond(registry, "/readyz").status, _respond(registry, "/readyz").content) == (
+        status,
+        f"{state}\n".encode(),
+    )
+    assert (_respond(registry, "/healthz").status, _respond(registry, "/healthz").content) == (200, b"ok\n")
 
 
 @pytest.mark.parametrize("target", ["/x", "/metrics/", "/metrics/x", "/.x", "/favicon.ico"])
-def test_there_is_nothing_else(target: str) -> None:
-    """404."""
+def test_other_targets_are_404(target: str) -> None:
+    """Any other target is 404."""
     with pytest.raises(HttpError) as raised:
-        _ask(MetricsRegistry(), target)
+        _respond(MetricsRegistry(), target)
     assert raised.value.status is HTTPStatus.NOT_FOUND
 
 
 @pytest.mark.parametrize("host", ["", "localhost", "localhost:8080", "127.0.0.1:8080", "[::1]:8080", "[::1]",
                                   "mybox", "a.localhost.", "LOCALHOST"])  # fmt: skip
-def test_a_client_on_this_machine_may_say_its_names(host: str) -> None:
-    """Addresses, names without a dot, and those below localhost."""
-    for peer in (HERE, IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::ffff:127.0.0.1", 1)):
+def test_host_names_of_this_machine(host: str) -> None:
+    """A client on the loopback interface may use addresses, names without a dot and names below localhost as Host."""
+    for peer in (LOCAL, IPv6Address("TCP", "::1", 1), IPv6Address("TCP", "::ffff:127.0.0.1", 1)):
         assert StatusResource(MetricsRegistry()).respond(_request("/healthz", host=host), peer).status is HTTPStatus.OK
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "a.localhost.x.org"])
-def test_a_name_of_somebody_elses_is_not_answered_on_the_loopback_interface(host: str) -> None:
-    """A page in a browser here can't read this one by DNS rebinding; from other machines any name is right."""
-    for peer in (HERE, IPv6Address("TCP", "::1", 1)):
+def test_other_host_names_on_the_loopback_interface(host: str) -> None:
+    """Any other Host is refused there, which prevents DNS rebinding; from other machines any Host is accepted."""
+    for peer in (LOCAL, IPv6Address("TCP", "::1", 1)):
         with pytest.raises(HttpError) as raised:
             StatusResource(MetricsRegistry()).respond(_request("/healthz", host=host), peer)
         assert raised.value.status is HTTPStatus.MISDIRECTED_REQUEST
@@ -193,7 +199,7 @@ def test_a_name_of_somebody_elses_is_not_answered_on_the_loopback_interface(host
 
 
 class _Reader(html.parser.HTMLParser):
-    """What a browser finds: the elements, the texts, and what is run and styled inline."""
+    """HTML parser that records elements, text, and inline scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -204,21 +210,21 @@ class _Reader(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take an element."""
+        """Record an element."""
         self.elements.append((tag, dict(attrs)))
         if tag not in ("meta", "link", "path", "br"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take one without content."""
+        """Record an element without content."""
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        """Whatever was opened is closed in order."""
+        """Check that elements are closed in order."""
         assert self.open.pop() == tag, (tag, self.getpos())
 
     def handle_data(self, data: str) -> None:
-        """Take a text."""
+        """Record text, or the content of a script or style element."""
         if self.open and self.open[-1] in ("script", "style"):
             self.inline[self.open[-1]] = self.inline.get(self.open[-1], "") + data
         else:
@@ -236,19 +242,19 @@ def _hostile() -> MetricsRegistry:
     return registry
 
 
-def test_nothing_of_others_becomes_markup() -> None:
-    """Names, descriptions, addresses, reasons and clients are texts, whatever they hold."""
+def test_values_are_escaped() -> None:
+    """Names, descriptions, addresses, reasons and clients are escaped."""
     found = _Reader(page(status_data(_hostile())).decode())
     assert not found.open
     assert [tag for tag, _ in found.elements if tag == "script"] == ["script"]
-    # Name, description, address, what runs, recent service, client and reason, and the reasons' tables.
+    # Name, description, address, what runs, recent service, client and reason, and the tables of reasons.
     assert found.text.count(HOSTILE) == 9
     assert [each["data-id"] for tag, each in found.elements if "data-id" in each] == [f"{HOSTILE}/tcp"]
 
 
-def test_the_page_may_run_and_load_nothing_but_itself() -> None:
-    """The policy names the hashes of what stands in the page, and there are no styles or handlers on elements."""
-    answer = _ask(_busy(), "/")
+def test_the_content_security_policy() -> None:
+    """The Content-Security-Policy allows only the inline script and style, by hash; no element has either."""
+    answer = _respond(_registry(), "/")
     found = _Reader(answer.content.decode())
     policy = dict(part.split(" ", 1) for part in answer.fields["Content-Security-Policy"].split("; "))
     for kind in ("script", "style"):
@@ -259,12 +265,12 @@ def test_the_page_may_run_and_load_nothing_but_itself() -> None:
     references = [each.get("href") or each.get("src") for _, each in found.elements]
     assert {each for each in references if each} == {"icon.svg", "metrics", "status.json", "healthz", "readyz"}
     assert "url(" not in found.inline["style"]
-    assert _ask(_busy(), "/icon.svg").fields["Content-Type"] == "image/svg+xml"
+    assert _respond(_registry(), "/icon.svg").fields["Content-Type"] == "image/svg+xml"
 
 
-def test_the_page_is_whole_without_a_script() -> None:
-    """Every service is a row with its figures, its addresses and a chart that is described in words."""
-    found = _Reader(page(status_data(_busy())).decode())
+def test_the_page_without_a_script() -> None:
+    """Without a script the page has a row for each service, with its values, addresses and a described chart."""
+    found = _Reader(page(status_data(_registry())).decode())
     rows = [each["data-id"] for tag, each in found.elements if tag == "tr" and "data-id" in each]
     assert rows == ["echo/tcp", "time/udp", "git/tcp"]
     charts = [each for tag, each in found.elements if tag == "svg" and each.get("role") == "img"]
@@ -280,16 +286,16 @@ def test_the_page_is_whole_without_a_script() -> None:
     assert ("meta", {"http-equiv": "refresh", "content": "5"}) in found.elements
 
 
-def test_an_idle_daemon_has_a_page() -> None:
-    """Without a service, without a sample."""
+def test_the_page_of_an_idle_daemon() -> None:
+    """The page of a daemon without services and samples is valid."""
     found = _Reader(page(status_data(MetricsRegistry())).decode())
     assert "none yet" in found.text
     assert "none" in found.text.replace("none yet", "")
 
 
-def test_json_says_what_the_page_shows() -> None:
-    """Totals, services, reasons and the last connections; the log's quotes are gone."""
-    status = json.loads(_ask(_busy(), "/status.json").content)
+def test_json() -> None:
+    """status.json has the totals, services, reasons and recent connections, without the quotes of the log."""
+    status = json.loads(_respond(_registry(), "/status.json").content)
     assert status["totals"]["accepted"] == 11
     assert (status["totals"]["open"], status["totals"]["refused"], status["totals"]["failed"]) == (4, 8, 1)
     assert (status["totals"]["failed_exits"], status["services"][2]["exits"]) == (1, {"0": 1, "9": 1})
@@ -299,7 +305,7 @@ def test_json_says_what_the_page_shows() -> None:
     assert (echo["id"], echo["open"], echo["limit"], echo["in"], echo["out"]) == ("echo/tcp", 3, 100, 10, 22)
     assert (echo["tls"], echo["handshakes"], status["services"][2]["handshakes_failed"]) == ("", {}, {"closed": 1})
     assert [each["reason"] for each in status["recent"]] == ["done", "done", "lost", "done"]
-    assert json.loads(_ask(_hostile(), "/status.json").content)["recent"][0]["peer"] == HOSTILE
+    assert json.loads(_respond(_hostile(), "/status.json").content)["recent"][0]["peer"] == HOSTILE
 
 
 def test_states_and_certificates_are_shown() -> None:
@@ -328,18 +334,18 @@ def test_states_and_certificates_are_shown() -> None:
         ("on", "valid"), ("paused", "expiring"), ("broken", "expired"), ("disabled", ""), ("broken", "")
     ]  # fmt: skip
     assert "certificate expired 1970-01-01" in found.text
-    scraped = _ask(registry, "/metrics").content.decode()
+    scraped = _respond(registry, "/metrics").content.decode()
     assert 'svcd_service_up{service="paused/tcp"} 1' in scraped
     assert 'svcd_service_up{service="lost/tcp"} 0' in scraped
     assert "disabled/tcp" not in scraped
     registry.counters("disabled/tcp").accepted += 1
-    scraped = _ask(registry, "/metrics").content.decode()
+    scraped = _respond(registry, "/metrics").content.decode()
     assert 'svcd_connections_active{service="disabled/tcp"} 1' in scraped
     assert 'svcd_service_up{service="disabled/tcp"}' not in scraped
 
 
 def test_samples_of_different_length_are_added_from_the_newest() -> None:
-    """A service that was added later has fewer."""
+    """Samples of different length are added from the newest; a service that was added later has fewer."""
     clock = Clock()
     registry = MetricsRegistry(clock=clock.seconds)
     first = add_counters(registry, ServiceInfo("a/tcp", "echo"))
@@ -357,35 +363,35 @@ def test_samples_of_different_length_are_added_from_the_newest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "value", "wanted"),
+    ("write", "value", "expected"),
     [
-        (texts.count, 0, "0"), (texts.count, 99_999, "99,999"), (texts.count, 100_000, "100 k"),
-        (texts.count, 1_239_999, "1.23 M"), (texts.count, 999_999_999_999, "999 G"), (texts.count, 5e15, "5000 T"),
-        (texts.size, -1, "–"), (texts.size, 0, "0 B"), (texts.size, 999, "999 B"), (texts.size, 1000, "1.00 kB"),  # noqa: RUF001
-        (texts.size, 45_678, "45.6 kB"), (texts.size, 5 * 10**18, "5000 PB"),
-        (texts.rate, 0, "0"), (texts.rate, 0.38, "0.3"), (texts.rate, 12.9, "12"),
-        (texts.duration, 0, "0.00 ms"), (texts.duration, 0.00042, "0.42 ms"), (texts.duration, 0.0999, "99.9 ms"),
-        (texts.duration, 0.5, "500 ms"), (texts.duration, 3.49, "3.4 s"), (texts.duration, 303.9, "5 min 3 s"),
-        (texts.duration, 7500, "2 h 5 min"), (texts.duration, 273_600, "3 d 4 h"),
-        (texts.ago, 0.9, "0 s"), (texts.ago, 61, "1 min 1 s"),
+        (fmt.count, 0, "0"), (fmt.count, 99_999, "99,999"), (fmt.count, 100_000, "100 k"),
+        (fmt.count, 1_239_999, "1.23 M"), (fmt.count, 999_999_999_999, "999 G"), (fmt.count, 5e15, "5000 T"),
+        (fmt.size, -1, "–"), (fmt.size, 0, "0 B"), (fmt.size, 999, "999 B"), (fmt.size, 1000, "1.00 kB"),  # noqa: RUF001
+        (fmt.size, 45_678, "45.6 kB"), (fmt.size, 5 * 10**18, "5000 PB"),
+        (fmt.rate, 0, "0"), (fmt.rate, 0.38, "0.3"), (fmt.rate, 12.9, "12"),
+        (fmt.duration, 0, "0.00 ms"), (fmt.duration, 0.00042, "0.42 ms"), (fmt.duration, 0.0999, "99.9 ms"),
+        (fmt.duration, 0.5, "500 ms"), (fmt.duration, 3.49, "3.4 s"), (fmt.duration, 303.9, "5 min 3 s"),
+        (fmt.duration, 7500, "2 h 5 min"), (fmt.duration, 273_600, "3 d 4 h"),
+        (fmt.ago, 0.9, "0 s"), (fmt.ago, 61, "1 min 1 s"),
     ],
 )  # fmt: skip
-def test_numbers_are_written_for_people(write: Any, value: float, wanted: str) -> None:
-    """Three digits and a unit, never rounded up."""
-    assert write(value) == wanted
+def test_formatting_of_numbers(write: Any, value: float, expected: str) -> None:
+    """Numbers have three digits and a unit, and are never rounded up."""
+    assert write(value) == expected
 
 
 def test_charts_are_paths() -> None:
-    """Steps from left to right up to now; refusals are bars that are seen; nothing is drawn of nothing."""
-    assert texts.steps([0, 4], 4, 2) == ("M0 98V98H2V2H4", "M0 98V98H2V2H4V100H0Z")
-    assert texts.steps([1], 1, SAMPLES)[0].startswith(f"M{2 * SAMPLES - 2} 2")
-    assert texts.steps([0, 0], 1, 2) == ("", "")
-    assert texts.steps([], 1, 2) == ("", "")
-    assert texts.bars([0, 1, 100], 100, 3) == "M2 100V92h2V100ZM4 100V2h2V100Z"
+    """Charts are steps from left to right; refusals are visible bars; zeros are not drawn."""
+    assert fmt.steps([0, 4], 4, 2) == ("M0 98V98H2V2H4", "M0 98V98H2V2H4V100H0Z")
+    assert fmt.steps([1], 1, SAMPLES)[0].startswith(f"M{2 * SAMPLES - 2} 2")
+    assert fmt.steps([0, 0], 1, 2) == ("", "")
+    assert fmt.steps([], 1, 2) == ("", "")
+    assert fmt.bars([0, 1, 100], 100, 3) == "M2 100V92h2V100ZM4 100V2h2V100Z"
 
 
-class _Maker:
-    """Makes numbered answers, and takes its time."""
+class _Renderer:
+    """Function that returns numbered responses and advances the clock by its cost."""
 
     def __init__(self, clock: Clock, cost: float) -> None:
         self.made = 0
@@ -393,18 +399,18 @@ class _Maker:
         self._cost = cost
 
     def __call__(self) -> bytes:
-        """Make one."""
+        """Return the next response."""
         self.made += 1
         self._clock.advance(self._cost)
         return b"%d" % self.made
 
 
 @pytest.mark.parametrize(("cost", "kept"), [(0.0, 0.0), (0.004, LIFETIME_FACTOR * 0.004), (0.5, MAX_AGE)])
-def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None:
-    """What was cheap to make is soon old, and nothing is older than a second."""
+def test_a_response_is_cached(cost: float, kept: float) -> None:
+    """A response is cached for a multiple of its cost, and for at most one second."""
     clock = Clock()
-    maker = _Maker(clock, cost)
-    rendering = RenderCache(maker, clock.seconds)
+    renderer = _Renderer(clock, cost)
+    rendering = RenderCache(renderer, clock.seconds)
     first = rendering.answer(compressed=False)
     assert first == b"1"
     if kept:
@@ -414,10 +420,10 @@ def test_an_answer_is_made_anew_when_it_is_old(cost: float, kept: float) -> None
     assert rendering.answer(compressed=False) == b"2"
 
 
-def test_an_answer_is_compressed_once() -> None:
-    """All clients get the same bytes, and a new response is compressed again."""
+def test_a_response_is_compressed_once() -> None:
+    """All clients receive the same compressed bytes; a new response is compressed again."""
     clock = Clock()
-    rendering = RenderCache(_Maker(clock, 0.01), clock.seconds)
+    rendering = RenderCache(_Renderer(clock, 0.01), clock.seconds)
     packed = rendering.answer(compressed=True)
     assert gzip.decompress(packed) == b"1"
     assert rendering.answer(compressed=True) is packed
@@ -426,8 +432,8 @@ def test_an_answer_is_compressed_once() -> None:
     assert gzip.decompress(rendering.answer(compressed=True)) == b"2"
 
 
-def test_the_factory_watches_while_it_listens() -> None:
-    """Charts cost nothing when no status service is open."""
+def test_samples_are_taken_while_the_factory_listens() -> None:
+    """The registry takes samples only while a status service listens."""
     clock = Clock()
     registry = MetricsRegistry(clock=clock.seconds)
     factory: Any = StatusFactory(registry, clock)
@@ -441,10 +447,10 @@ def test_the_factory_watches_while_it_listens() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_the_service_speaks_http() -> None:
-    """GET and HEAD are answered on one connection, other methods are not allowed."""
-    protocol: Any = StatusFactory(MetricsRegistry(), Clock()).buildProtocol(HERE)
-    transport = StreamDouble(protocol, peer=HERE)
+def test_http_methods() -> None:
+    """GET and HEAD are answered on one connection; other methods are not allowed."""
+    protocol: Any = StatusFactory(MetricsRegistry(), Clock()).buildProtocol(LOCAL)
+    transport = StreamDouble(protocol, peer=LOCAL)
     protocol.makeConnection(transport)
     for method in ("GET", "HEAD", "POST"):
         protocol.dataReceived(f"{method} /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())

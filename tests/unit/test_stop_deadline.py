@@ -1,4 +1,4 @@
-"""The thread that bounds how long a stop may take."""
+"""The thread that bounds the duration of a stop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from svcd.daemon.stop_deadline import StopDeadline
 PATIENCE = 20.0
 
 
-def test_the_process_ends_and_says_what_runs() -> None:
-    """At the deadline what still runs is reported, threads that are joined at exit with it, then the process ends."""
-    happened: queue.Queue[object] = queue.Queue()
+def test_threads_are_reported_at_the_deadline() -> None:
+    """At the deadline the main thread and the threads joined at exit are reported, and the process exits."""
+    events: queue.Queue[object] = queue.Queue()
     rest = threading.Event()
     thread = threading.Thread(target=rest.wait, args=(PATIENCE,), name="Rester")
     thread.start()
     try:
-        StopDeadline(happened.put, happened.put).start(0.01)
-        text = str(happened.get(timeout=PATIENCE))
-        assert happened.get(timeout=PATIENCE) == 0
+        StopDeadline(events.put, events.put).start(0.01)
+        text = str(events.get(timeout=PATIENCE))
+        assert events.get(timeout=PATIENCE) == 0
     finally:
         rest.set()
         thread.join()
@@ -30,8 +30,8 @@ def test_the_process_ends_and_says_what_runs() -> None:
 
 
 @pytest.mark.parametrize("hangs", [True, False])
-def test_a_report_that_hangs_or_fails_is_not_waited_for(hangs: bool) -> None:
-    """Whatever becomes of the report, the process ends."""
+def test_a_report_that_hangs_or_fails(hangs: bool) -> None:
+    """The process exits even if the report hangs or fails."""
     rest, ended = threading.Event(), threading.Event()
 
     def report(_text: str) -> None:
@@ -44,8 +44,8 @@ def test_a_report_that_hangs_or_fails_is_not_waited_for(hangs: bool) -> None:
     rest.set()
 
 
-def test_the_shortest_deadline_holds() -> None:
-    """A second request shortens the time."""
+def test_the_shortest_deadline_takes_precedence() -> None:
+    """A second, shorter deadline takes precedence."""
     ended = threading.Event()
     deadline = StopDeadline(lambda _text: None, lambda _status: ended.set())
     deadline.start(PATIENCE * 10)

@@ -1,4 +1,4 @@
-"""Ports over real sockets and a reactor that watches nothing."""
+"""Stream ports over real sockets and a FakeReactor."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 class _Echo(Protocol):
-    """Sends back, and keeps why it ended."""
+    """Echo protocol that records why its connection ended."""
 
-    def __init__(self, mistake: Exception | None) -> None:
-        self.mistake = mistake
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
         self.lost: Failure | None = None
 
     def connectionMade(self) -> None:
-        if self.mistake is not None:
-            raise self.mistake
+        if self.error is not None:
+            raise self.error
 
     def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None
@@ -44,7 +44,7 @@ class _Echo(Protocol):
 
 
 class _Factory(Factory):
-    """Builds what is planned, else an _Echo."""
+    """Factory that builds an _Echo, or refuses or raises as planned; it records protocols and addresses."""
 
     def __init__(self) -> None:
         self.planned: list[Any] = []
@@ -63,7 +63,7 @@ class _Factory(Factory):
 
 
 class _Accepting:
-    """A listening socket whose accept fails as planned."""
+    """Listening socket whose accept fails with planned errors first."""
 
     def __init__(self, inner: socket.socket, errors: list[int]) -> None:
         self._inner = inner
@@ -71,7 +71,7 @@ class _Accepting:
         self.accepts = 0
 
     def _accept(self) -> Any:
-        """Fail, or accept."""
+        """Raise the next planned error, or accept."""
         self.accepts += 1
         if self._errors:
             code = self._errors.pop(0)
@@ -83,12 +83,12 @@ class _Accepting:
 
 
 class _Streams:
-    """A stream port on a real listener, and its clients."""
+    """Stream port on a real listening socket, and its clients."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.reactor = FakeReactor()
         self.factory = _Factory()
-        self.short = 0
+        self.shortages = 0
         self.may_accept = True
         self.listener = listener
         self.port = StreamPort(
@@ -96,15 +96,15 @@ class _Streams:
             listener,
             self.factory,
             lambda: self.may_accept,
-            self._short,
+            self._count_shortage,
         )
         self.clients: list[socket.socket] = []
 
-    def _short(self) -> None:
-        self.short += 1
+    def _count_shortage(self) -> None:
+        self.shortages += 1
 
     def connect(self) -> socket.socket:
-        """A client in the queue; connecting to a listener of this machine is done when connect returns."""
+        """Connect a client, which is in the backlog then."""
         client = socket.socket(self.listener.family)
         self.clients.append(client)
         client.settimeout(10)
@@ -112,13 +112,13 @@ class _Streams:
         return client
 
     def failing(self, *codes: int) -> _Accepting:
-        """Let accept fail by these first."""
+        """Let accept fail with these errors first."""
         accepting = _Accepting(self.listener, list(codes))
         self.port.socket = accepting  # type: ignore[assignment]
         return accepting
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all connections and the listening socket."""
         for protocol in self.factory.built:
             if protocol.transport is not None:
                 protocol.transport.abortConnection()  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ def _listener(family: int, address: Any) -> socket.socket:
 
 @pytest.fixture
 def streams() -> Iterator[_Streams]:
-    """A port on the loopback interface that listens."""
+    """Yield a listening port on the loopback interface."""
     made = _Streams(_listener(socket.AF_INET, ("127.0.0.1", 0)))
     made.port.startListening()
     yield made
@@ -145,7 +145,7 @@ def streams() -> Iterator[_Streams]:
 
 
 def test_a_port_is_watched_while_it_listens(streams: _Streams) -> None:
-    """It rests and goes on as told, and once stopped it stays so; its socket stays its owner's."""
+    """A port is watched while it listens and is not paused; a stopped port is not, and its socket stays open."""
     port, watched = streams.port, streams.reactor.readers
     assert port in watched
     port.pause()
@@ -161,8 +161,8 @@ def test_a_port_is_watched_while_it_listens(streams: _Streams) -> None:
     assert port.logPrefix() == "StreamPort"
 
 
-def test_all_who_wait_are_accepted(streams: _Streams) -> None:
-    """One event takes everyone in the queue, each with its own address."""
+def test_all_waiting_connections_are_accepted(streams: _Streams) -> None:
+    """One event accepts all waiting connections, each with its own address."""
     clients = [streams.connect() for _ in range(5)]
     streams.port.doRead()
     assert streams.factory.peers == [IPv4Address("TCP", *client.getsockname()) for client in clients]
@@ -171,7 +171,7 @@ def test_all_who_wait_are_accepted(streams: _Streams) -> None:
 
 
 def test_bytes_are_counted_both_ways(streams: _Streams) -> None:
-    """What came in and what the kernel took, on the transport."""
+    """Received bytes and bytes that the kernel has accepted are counted on the transport."""
     client = streams.connect()
     streams.port.doRead()
     client.sendall(b"12345")
@@ -183,27 +183,27 @@ def test_bytes_are_counted_both_ways(streams: _Streams) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_a_shortage_is_reported_and_ends_the_round(streams: _Streams, code: int) -> None:
-    """Nobody is turned away: the client stays in the queue, and accept is not tried again in this round."""
+def test_a_shortage_is_reported_and_ends_the_batch(streams: _Streams, code: int) -> None:
+    """When descriptors or memory are exhausted accepting ends for this event, and the client stays in the backlog."""
     streams.connect()
     accepting = streams.failing(code)
     streams.port.doRead()
-    assert (streams.short, accepting.accepts, streams.factory.built) == (1, 1, [])
+    assert (streams.shortages, accepting.accepts, streams.factory.built) == (1, 1, [])
     streams.port.doRead()
     assert len(streams.factory.built) == 1
 
 
 @pytest.mark.parametrize("code", [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR])
-def test_a_client_that_went_away_is_skipped(streams: _Streams, code: int) -> None:
-    """The next in the queue is served in the same round."""
+def test_an_error_of_one_client_is_skipped(streams: _Streams, code: int) -> None:
+    """After an error that concerns one client the next one is accepted in the same event."""
     streams.connect()
     streams.failing(code)
     streams.port.doRead()
-    assert (streams.short, len(streams.factory.built)) == (0, 1)
+    assert (streams.shortages, len(streams.factory.built)) == (0, 1)
 
 
-def test_nobody_is_accepted_while_the_budget_is_used_up(streams: _Streams) -> None:
-    """The question is asked before each accept, so that the limit is never passed."""
+def test_nothing_is_accepted_at_the_limit(streams: _Streams) -> None:
+    """may_accept is called before each accept, so that the limit is not exceeded."""
     streams.connect()
     accepting = streams.failing()
     streams.may_accept = False
@@ -211,8 +211,8 @@ def test_nobody_is_accepted_while_the_budget_is_used_up(streams: _Streams) -> No
     assert accepting.accepts == 0
 
 
-def test_a_port_that_begins_while_nobody_may_be_accepted_rests(streams: _Streams) -> None:
-    """A watched socket with a client in its queue would make the reactor spin."""
+def test_a_port_that_starts_at_the_limit(streams: _Streams) -> None:
+    """A port that starts at the limit is not watched: a waiting client would make the reactor spin."""
     streams.port.stopListening()
     streams.may_accept = False
     streams.port.startListening()
@@ -222,8 +222,8 @@ def test_a_port_that_begins_while_nobody_may_be_accepted_rests(streams: _Streams
     assert streams.port in streams.reactor.readers
 
 
-def test_a_round_ends_when_the_port_stops_in_it(streams: _Streams) -> None:
-    """A connection that stops the listener is the last."""
+def test_a_batch_ends_when_the_port_stops(streams: _Streams) -> None:
+    """After a connection that stops the port no other one is accepted."""
     for _ in range(3):
         streams.connect()
     build = streams.factory.buildProtocol
@@ -238,8 +238,8 @@ def test_a_round_ends_when_the_port_stops_in_it(streams: _Streams) -> None:
 
 
 @pytest.mark.parametrize(("plan", "failures"), [("raise", 1), ("refuse", 0)])
-def test_a_client_that_cannot_be_served_is_closed_alone(streams: _Streams, plan: str, failures: int) -> None:
-    """A mistake in the factory is logged and ends that one connection; a refusal is no mistake."""
+def test_a_factory_that_raises_or_refuses(streams: _Streams, plan: str, failures: int) -> None:
+    """An exception of the factory is logged and closes that connection only; a refusal is not logged."""
     bad, good = streams.connect(), streams.connect()
     streams.factory.planned = [plan]
     with LogCatcher() as log:
@@ -254,8 +254,8 @@ def test_a_client_that_cannot_be_served_is_closed_alone(streams: _Streams, plan:
     assert good.recv(1) == b"x"
 
 
-def test_a_protocol_that_fails_to_begin_is_closed_alone(streams: _Streams) -> None:
-    """Its transport is aborted and it is told so; the next client is served."""
+def test_a_protocol_that_raises(streams: _Streams) -> None:
+    """A protocol whose connectionMade() raises is aborted; the next client is served."""
     bad = streams.connect()
     streams.connect()
     streams.factory.planned = [ZeroDivisionError("at once")]
@@ -272,7 +272,7 @@ def test_a_protocol_that_fails_to_begin_is_closed_alone(streams: _Streams) -> No
 
 
 def test_clients_of_a_unix_socket(tmp_path: Path) -> None:
-    """They are served, bound or not, and counted like others."""
+    """Clients of a UNIX socket are served and their bytes counted, without an address."""
     streams = _Streams(_listener(socket.AF_UNIX, str(tmp_path / "s")))
     streams.port.startListening()
     try:
@@ -290,8 +290,8 @@ def test_clients_of_a_unix_socket(tmp_path: Path) -> None:
         streams.close()
 
 
-def test_a_port_that_the_reactor_gave_up_is_not_watched_again(streams: _Streams) -> None:
-    """The log says why."""
+def test_a_port_that_is_lost(streams: _Streams) -> None:
+    """connectionLost() of a port is logged, and the port is not watched any more."""
     with LogCatcher() as log:
         streams.port.connectionLost(Failure(ConnectionDone()))
     assert len(log.failures) == 1
@@ -308,8 +308,8 @@ def test_a_port_that_the_reactor_gave_up_is_not_watched_again(streams: _Streams)
         (("2001:db8::1", 40_000, 0, 0), ("2001:db8::7", 443, 0, 0)),
     ],
 )
-def test_a_client_that_a_proxy_names(tmp_path: Path, family: int, source: Any, destination: Any) -> None:
-    """Both ends are as the header has them, whatever the socket is, and its bytes are not the client's."""
+def test_a_proxied_client(tmp_path: Path, family: int, source: Any, destination: Any) -> None:
+    """Both addresses are those of the PROXY header, whose bytes are not counted."""
     streams = _Streams(_listener(family, ("127.0.0.1", 0) if family == socket.AF_INET else str(tmp_path / "s")))
     client = streams.connect()
     client.sendall(b"headerhello")
@@ -328,8 +328,8 @@ def test_a_client_that_a_proxy_names(tmp_path: Path, family: int, source: Any, d
     streams.close()
 
 
-def test_a_proxy_that_speaks_for_itself(streams: _Streams) -> None:
-    """It is its own client, where it has connected to; its header is not counted all the same."""
+def test_a_header_without_addresses(streams: _Streams) -> None:
+    """With a header without addresses (LOCAL) the addresses are the connection's; the header is not counted."""
     client = streams.connect()
     client.sendall(b"header")
     descriptor, peer = streams.listener._accept()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Notifications to the service manager, and sockets in its file descriptor store."""
+"""Notifications of the service manager (sd_notify(3)), and sockets in its file descriptor store."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class _Listener:
-    """The other end."""
+    """Notification socket of a service manager."""
 
     def __init__(self, address: str) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.settimeout(10)
         self.socket.bind(address)
 
-    def heard(self) -> tuple[str, list[int]]:
-        """A message, and the descriptors that came with it."""
+    def receive(self) -> tuple[str, list[int]]:
+        """Receive a message, and the descriptors sent with it."""
         message, rights, _, _ = self.socket.recvmsg(4096, 1024)
         numbers = array.array("i")
         for _, _, data in rights:
@@ -39,7 +39,7 @@ class _Listener:
 
 @pytest.fixture
 def listener(tmp_path: Path) -> Iterator[_Listener]:
-    """A service manager at the path `notify`."""
+    """Yield a service manager with the socket `notify`."""
     made = _Listener(str(tmp_path / "notify"))
     yield made
     made.socket.close()
@@ -47,7 +47,7 @@ def listener(tmp_path: Path) -> Iterator[_Listener]:
 
 @pytest.fixture
 def manager(tmp_path: Path, listener: _Listener) -> Iterator[ServiceManager]:
-    """What talks to it."""
+    """Yield a ServiceManager for that socket."""
     assert listener.socket.fileno() >= 0
     made = ServiceManager(str(tmp_path / "notify"))
     yield made
@@ -55,8 +55,8 @@ def manager(tmp_path: Path, listener: _Listener) -> Iterator[ServiceManager]:
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_a_manager_hears_of_it(tmp_path: Path, abstract: bool) -> None:
-    """States arrive as one datagram, at a path as at an abstract name, over one socket."""
+def test_messages_are_sent(tmp_path: Path, abstract: bool) -> None:
+    """States are sent as one datagram, to a path or an abstract name, over one socket."""
     name = f"svcd-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     listener = _Listener(f"\0{name}" if abstract else name)
     manager = ServiceManager(f"@{name}" if abstract else name)
@@ -65,13 +65,13 @@ def test_a_manager_hears_of_it(tmp_path: Path, abstract: bool) -> None:
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
     manager.send("STOPPING=1")
     assert os.listdir("/proc/self/fd") == descriptors  # noqa: PTH208 - the names alone
-    assert [listener.heard(), listener.heard()] == [("READY=1\nSTATUS=fine", []), ("STOPPING=1", [])]
+    assert [listener.receive(), listener.receive()] == [("READY=1\nSTATUS=fine", []), ("STOPPING=1", [])]
     manager.close()
     listener.socket.close()
 
 
-def test_nobody_needs_to_listen(tmp_path: Path) -> None:
-    """Without an address, at a missing or a dead one, nothing happens and nothing is raised."""
+def test_without_a_listening_manager(tmp_path: Path) -> None:
+    """Without an address, or with a missing or dead one, nothing is sent and nothing is raised."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as dead:
         dead.bind(str(tmp_path / "dead"))
     descriptors = os.listdir("/proc/self/fd")  # noqa: PTH208 - the names alone
@@ -85,68 +85,66 @@ def test_nobody_needs_to_listen(tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == descriptors  # noqa: PTH208 - the names alone
 
 
-def test_the_words_of_the_protocol(manager: ServiceManager, listener: _Listener) -> None:
-    """As sd_notify(3) has them; a line feed in a status can't begin an assignment."""
+def test_the_messages(manager: ServiceManager, listener: _Listener) -> None:
+    """Messages are as in sd_notify(3); a line feed in a status can't begin an assignment."""
     manager.ready("all\nSTOPPING=1")
     manager.reloading()
     manager.stopping()
-    assert listener.heard()[0] == f"READY=1\nMAINPID={os.getpid()}\nSTATUS=all STOPPING=1"
-    first, _, second = listener.heard()[0].partition("\n")
+    assert listener.receive()[0] == f"READY=1\nMAINPID={os.getpid()}\nSTATUS=all STOPPING=1"
+    first, _, second = listener.receive()[0].partition("\n")
     assert first == "RELOADING=1"
     microseconds = int(second.removeprefix("MONOTONIC_USEC="))
     assert 0 <= time.monotonic() * 1e6 - microseconds < 10e6
-    assert listener.heard()[0] == "STOPPING=1\nSTATUS=stopping"
+    assert listener.receive()[0] == "STOPPING=1\nSTATUS=stopping"
 
 
-def test_a_socket_is_stored_and_forgotten(manager: ServiceManager, listener: _Listener) -> None:
-    """It goes along with its name, and is the same one at the other end."""
+def test_a_socket_is_stored_and_removed(manager: ServiceManager, listener: _Listener) -> None:
+    """A socket is stored under a name, and removed by that."""
     with socket.create_server(("127.0.0.1", 0)) as kept:
         assert manager.store_fd("svcd/-/x", kept)
-        message, (descriptor,) = listener.heard()
+        message, (descriptor,) = listener.receive()
         with socket.socket(fileno=descriptor) as copy:
             assert copy.getsockname() == kept.getsockname()
     assert message == "FDSTORE=1\nFDPOLL=0\nFDNAME=svcd/-/x"
     manager.remove_fd("svcd/-/x")
-    assert listener.heard() == ("FDSTOREREMOVE=1\nFDNAME=svcd/-/x", [])
+    assert listener.receive() == ("FDSTOREREMOVE=1\nFDNAME=svcd/-/x", [])
 
 
-def test_a_manager_that_is_started_anew_is_found_again(
-    tmp_path: Path, manager: ServiceManager, listener: _Listener
-) -> None:
-    """No message to the restarted manager is lost."""
+def test_a_restarted_manager(tmp_path: Path, manager: ServiceManager, listener: _Listener) -> None:
+    """A restarted manager receives all messages that are sent after its start."""
     manager.send("STATUS=1")
     listener.socket.close()
     assert not manager.send("STATUS=2")
     (tmp_path / "notify").unlink()
-    again = _Listener(str(tmp_path / "notify"))
+    restarted = _Listener(str(tmp_path / "notify"))
     assert manager.send("STATUS=3")
-    assert again.heard()[0] == "STATUS=3"
-    again.socket.close()
+    assert restarted.receive()[0] == "STATUS=3"
+    restarted.socket.close()
 
 
-def test_whoever_is_patient_waits_for_room(manager: ServiceManager, listener: _Listener) -> None:
-    """A full queue costs a sign of life, which comes again, and delays what comes once."""
+def test_a_full_queue(manager: ServiceManager, listener: _Listener) -> None:
+    """With a full queue send() blocks, or fails with wait=False, as for WATCHDOG=1."""
     sent = 0
     while manager.send("WATCHDOG=1", wait=False):
         sent += 1
     assert sent
-    reader = threading.Timer(0.1, listener.heard)
+    reader = threading.Timer(0.1, listener.receive)
     reader.start()
     assert manager.send("READY=1")
     reader.join()
 
 
-def test_a_barrier_is_passed_when_the_manager_gets_there(manager: ServiceManager, listener: _Listener) -> None:
-    """It closes the descriptor; one that never does is not waited for without end."""
+def test_a_barrier(manager: ServiceManager, listener: _Listener) -> None:
+    """barrier() returns when the manager closes the descriptor, or after its timeout."""
     assert not manager.barrier(0.05)
-    message, (first,) = listener.heard()
+    message, (first,) = listener.receive()
     assert message == "BARRIER=1"
     os.close(first)
 
-    def pass_it() -> None:
-        os.close(listener.heard()[1][0])
+    def close_descriptor() -> None:
+        os.close(listener.receive()[1][0])
 
-    reader = threading.Timer(0.05, pass_it)
+    reader = threading.Timer(0.05, close_descriptor)
     reader.start()
     assert manager.barrier()
     reader.join()
@@ -163,8 +161,8 @@ def test_a_barrier_is_passed_when_the_manager_gets_there(manager: ServiceManager
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_environment_names_the_manager(variables: dict[str, str], watchdog: float | None) -> None:
-    """Its variables are taken out, so that no handler believes that it is asked."""
+def test_a_manager_from_the_environment(variables: dict[str, str], watchdog: float | None) -> None:
+    """The manager is found in the environment; its variables are removed, so that handlers do not see them."""
     environment = {"HOME": "/", "NOTIFY_SOCKET": "/nowhere", **variables}
     manager = ServiceManager.from_environment(environment, 17)
     assert environment == {"HOME": "/"}
@@ -173,8 +171,8 @@ def test_the_environment_names_the_manager(variables: dict[str, str], watchdog: 
     assert ServiceManager.from_environment(variables, 17).watchdog is None
 
 
-def test_signs_of_life_come_from_the_reactor() -> None:
-    """Twice in the time that is allowed, from its timers; the status only when it has changed; none after the end."""
+def test_watchdog_messages() -> None:
+    """WATCHDOG=1 is sent twice in its interval, and STATUS= when it has changed; none is sent after stop()."""
     clock = Clock()
     manager = ManagerDouble(watchdog=4.0)
     status = ["one"]
@@ -196,8 +194,8 @@ def test_signs_of_life_come_from_the_reactor() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_a_reload_is_told() -> None:
-    """When it begins, and with the status when it is over."""
+def test_a_reload_is_notified() -> None:
+    """RELOADING=1 is sent at the beginning of a reload, and READY=1 with the status at its end."""
     manager = ManagerDouble()
     status_reporter = StatusReporter(Clock(), manager, lambda: "two")
     status_reporter.reloading()
@@ -206,8 +204,8 @@ def test_a_reload_is_told() -> None:
     assert manager.messages[1] == f"READY=1 MAINPID={os.getpid()} STATUS=two"
 
 
-def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
-    """No message is left to be sent."""
+def test_a_daemon_that_stops_at_once() -> None:
+    """A daemon that stops at once does not send READY=1."""
     clock, manager = Clock(), ManagerDouble(watchdog=4.0)
     status_reporter = StatusReporter(clock, manager, lambda: "")
     status_reporter.start()
@@ -217,8 +215,8 @@ def test_a_daemon_that_stops_at_once_was_never_ready() -> None:
     status_reporter.stop()
 
 
-def test_without_a_manager_there_is_no_status_reporter() -> None:
-    """There are no timers without a manager."""
+def test_without_a_manager_there_are_no_timers() -> None:
+    """Without a service manager there are no timers."""
     clock = Clock()
     status_reporter = StatusReporter(clock, ServiceManager(), lambda: "")
     status_reporter.start()

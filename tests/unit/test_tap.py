@@ -1,4 +1,4 @@
-"""The command line of `twistd svcd`, as far as no reactor is needed."""
+"""The command line of `twistd svcd`, without a reactor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _options(*arguments: str, **parent: Any) -> Options:
 
 @pytest.fixture
 def good(tmp_path: Path) -> str:
-    """A services file without mistakes."""
+    """Return the path of a services file without mistakes."""
     path = tmp_path / "services"
     path.write_text("echo 7/tcp4\n")
     return str(path)
@@ -35,21 +35,21 @@ def good(tmp_path: Path) -> str:
 
 @pytest.fixture
 def bad(tmp_path: Path) -> str:
-    """A services file with two mistakes."""
+    """Return the path of a services file with two mistakes."""
     path = tmp_path / "bad"
     path.write_text("ecoh 7/tcp\necho 9/sctp\n")
     return str(path)
 
 
 def test_options_have_defaults() -> None:
-    """Nothing needs to be said."""
+    """Every option has a default."""
     options = _options()
     assert (options["services"], options["port-offset"], options["log-format"]) == (None, 0, None)
     assert options["log-addresses"] == "full"
 
 
-def test_options_are_read(good: str) -> None:
-    """Each has its type."""
+def test_options_are_converted(good: str) -> None:
+    """Each option is converted to its type."""
     options = _options("--services", good, "--port-offset", "-3", "--log-format", "json")
     assert (options["services"], options["port-offset"]) == (good, -3)
     assert options.log_output.log_writer.template(STOP, {}, ()) == '"event":"stop","level":"notice"}'
@@ -61,20 +61,20 @@ def test_options_are_read(good: str) -> None:
     [["--port-offset", "x"], ["--log-format", "xml"], ["--log-addresses", "no"], ["--no-such-option"], ["a-word"]],
 )
 def test_a_wrong_command_line(arguments: list[str]) -> None:
-    """It is a usage error, in twistd's own way."""
+    """A wrong command line is a usage.UsageError, as in twistd."""
     with pytest.raises(usage.UsageError):
         _options(*arguments)
 
 
-@pytest.mark.parametrize("place", [{"logfile": "-"}, {"syslog": True}, {"logger": object()}])
-def test_the_journal_is_a_place_of_its_own(place: dict[str, Any]) -> None:
-    """A second place on the command line is a usage error."""
+@pytest.mark.parametrize("destination", [{"logfile": "-"}, {"syslog": True}, {"logger": object()}])
+def test_the_journal_excludes_other_destinations(destination: dict[str, Any]) -> None:
+    """--log-format journald with another log destination is a usage error."""
     with pytest.raises(usage.UsageError, match="leave out --logfile, --syslog and --logger"):
-        _options("--log-format", "journald", **place)
+        _options("--log-format", "journald", **destination)
 
 
-def test_connections_can_be_limited() -> None:
-    """By a whole number, at least 1; without one there is no limit."""
+def test_the_limit_of_connections() -> None:
+    """--max-connections is a whole number of at least 1; without it there is no limit."""
     assert _options()["max-connections"] is None
     assert _options("--max-connections", "5")["max-connections"] == 5
     for word in ("0", "-1", "x", "1.5", ""):
@@ -82,14 +82,14 @@ def test_connections_can_be_limited() -> None:
             _options("--max-connections", word)
 
 
-def test_addresses_can_be_shortened() -> None:
-    """By a word on the command line, for all services."""
+def test_shortened_addresses() -> None:
+    """--log-addresses short shortens the addresses in the log of all services."""
     assert _options("--log-addresses", "short").log_output.log_writer.anonymize
     assert not _options().log_output.log_writer.anonymize
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """The version of svcd, not of Twisted."""
+    """--version prints the version of svcd, not of Twisted."""
     with pytest.raises(SystemExit) as caught:
         _options("--version")
     assert caught.value.code == 0
@@ -97,7 +97,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_of_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every listener is a line, and the process ends well."""
+    """--check of a file without mistakes prints a line for each listener, and exits with 0."""
     with pytest.raises(SystemExit) as caught:
         _options("--check", "--services", good, "--port-offset", "10000")
     assert caught.value.code == 0
@@ -105,15 +105,15 @@ def test_check_of_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_check_of_a_bad_file(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every Problem is a line, and the status is EX_CONFIG."""
+    """--check of a file with mistakes prints a line for each, and exits with EX_CONFIG."""
     with pytest.raises(SystemExit) as caught:
         _options("--check", "--services", bad)
     assert caught.value.code == 78
     assert len(capsys.readouterr().err.splitlines()) == 2
 
 
-def test_a_bad_file_starts_nothing(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """makeService ends by a StartFailure, once every Problem is on the standard error."""
+def test_a_start_with_a_bad_file(bad: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """makeService() raises StartFailure after it has printed all mistakes to standard error."""
     with pytest.raises(StartFailure) as caught:
         makeService(_options("--services", bad))
     assert caught.value.code == 78
@@ -127,7 +127,7 @@ def _pid_file(options: Options) -> object:
 
 
 def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
-    """One that was named is a usage error; twistd's default is given up in the foreground."""
+    """A --pidfile that can't be written is a usage error; twistd's default is dropped in the foreground."""
     missing = tmp_path / "none"
     with pytest.raises(usage.UsageError, match="--pidfile"):
         _options(pidfile=str(missing / "x.pid"))
@@ -138,7 +138,7 @@ def test_a_pid_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is said in one line, with the status EX_CANTCREAT."""
+    """A log file that can't be written is reported in one line, and the status is EX_CANTCREAT."""
     output = _options(logfile=str(tmp_path / "none" / "log"), nodaemon=True).log_output
     with pytest.raises(StartFailure) as caught:
         output.observer()
@@ -146,8 +146,8 @@ def test_a_log_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "No such file" in capsys.readouterr().err
 
 
-def test_a_start_failure_ends_a_program_and_is_an_exception() -> None:
-    """twistd passes it on as an exit, and cleans up as after any failure."""
+def test_the_bases_of_a_start_failure() -> None:
+    """A StartFailure is a SystemExit for twistd, and an Exception for its clean-up."""
     failure = StartFailure(errno.ENOENT, "why")
     assert isinstance(failure, SystemExit)
     assert isinstance(failure, Exception)

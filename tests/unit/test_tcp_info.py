@@ -10,33 +10,33 @@ import pytest
 from svcd.net.stream_sockets import COUNTS_BYTES, TRAFFIC_BYTES, byte_counts, traffic
 
 
-def _info(state: int, taken: int, received: int) -> bytes:
-    return struct.pack("=B119xQQ", state, taken, received) + bytes(100)
+def _info(state: int, acknowledged: int, received: int) -> bytes:
+    return struct.pack("=B119xQQ", state, acknowledged, received) + bytes(100)
 
 
 def _counts(state: int, acknowledged: int, received: int, unsent: int, sent: int, retransmitted: int = 0) -> bytes:
     return struct.pack("=B119xQQ8xI52xQQ", state, acknowledged, received, unsent, sent, retransmitted) + bytes(50)
 
 
-def test_traffic_is_what_came_and_what_was_taken() -> None:
-    """In this order, of an open connection."""
+def test_traffic() -> None:
+    """traffic() returns the bytes received and the bytes acknowledged."""
     assert traffic(_info(1, 7, 5)) == (5, 7)
 
 
 @pytest.mark.parametrize("state", [6, 8, 9, 11])
-def test_a_fin_is_no_byte(state: int) -> None:
-    """The kernel counts the client's, and we do not."""
+def test_a_fin_is_not_counted(state: int) -> None:
+    """The kernel counts the client's FIN as a byte; traffic() does not."""
     assert traffic(_info(state, 7, 1)) == (0, 7)
 
 
-def test_an_old_kernel_counts_nothing() -> None:
-    """Its structure ends before the counts."""
+def test_traffic_of_an_old_kernel() -> None:
+    """A structure that ends before the counters has no traffic."""
     assert traffic(_info(1, 7, 5)[: TRAFFIC_BYTES - 1]) is None
     assert traffic(_info(1, 7, 5)[:TRAFFIC_BYTES]) == (5, 7)
 
 
-def test_end_of_input_that_was_read_is_no_byte() -> None:
-    """Whatever the state is by then."""
+def test_a_fin_that_was_read_is_not_counted() -> None:
+    """A FIN that was read is not counted, whatever the state."""
     assert traffic(_info(7, 7, 6), client_closed=True) == (5, 7)
 
 
@@ -59,19 +59,19 @@ def test_end_of_input_that_was_read_is_no_byte() -> None:
         (_counts(4, 7, 5, 0, 7), {"write_closed": True}, (5, 7)),
     ],
 )
-def test_byte_counts_have_no_fin(info: bytes, known: dict[str, bool], counts: tuple[int, int]) -> None:
-    """What the client sent, and what was written for it."""
+def test_byte_counts(info: bytes, known: dict[str, bool], counts: tuple[int, int]) -> None:
+    """byte_counts() returns the bytes that the client has sent and the bytes written to it, without FINs."""
     assert byte_counts(info, **known) == counts
 
 
-def test_a_kernel_before_4_19_counts_nothing_sent() -> None:
-    """Its structure ends before the counts."""
+def test_byte_counts_of_an_old_kernel() -> None:
+    """The structure of a kernel before 4.19 ends before these counters."""
     assert byte_counts(_counts(1, 7, 5, 0, 7)[: COUNTS_BYTES - 1]) is None
     assert byte_counts(_counts(1, 7, 5, 0, 7)[:COUNTS_BYTES]) == (5, 7)
 
 
-def test_this_machines_own_structure() -> None:
-    """The offsets are those of the kernel that runs."""
+def test_the_structure_of_this_kernel() -> None:
+    """The offsets are those of the running kernel."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as client,

@@ -1,4 +1,4 @@
-"""The control protocol's lines."""
+"""Lines of the control protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svcd.wire.control_protocol import COMMANDS, LONGEST, ControlRequest, Lines,
 
 @given(st.lists(st.binary(max_size=20).filter(lambda line: b"\n" not in line and line.strip())), st.data())
 def test_lines_do_not_depend_on_how_they_arrive(lines: list[bytes], data: st.DataObject) -> None:
-    """At every split the same lines come out, and what has no end yet stays in."""
+    """Lines are the same however the bytes are split; a line without its end is kept."""
     text = b"".join(line + b"\n" for line in lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     reader, found = Lines(), []
@@ -24,8 +24,8 @@ def test_lines_do_not_depend_on_how_they_arrive(lines: list[bytes], data: st.Dat
     assert reader.feed(b"\n") == [b"rest"]
 
 
-def test_a_line_without_an_end_is_not_kept_for_good() -> None:
-    """It is told once as too long, dropped to its end, and the next is read as ever."""
+def test_a_line_that_is_too_long() -> None:
+    """A line above LONGEST is reported once and dropped up to its end; the next one is read."""
     reader = Lines()
     assert reader.feed(b"x" * LONGEST) == []
     assert reader.feed(b"x") == [None]
@@ -35,7 +35,7 @@ def test_a_line_without_an_end_is_not_kept_for_good() -> None:
 
 
 def test_the_last_line_needs_no_end() -> None:
-    """What the input ends with is a line, unless there is nothing, or the rest of one that was too long."""
+    """The last line needs no end, unless it is empty or the rest of one that was too long."""
     reader = Lines()
     assert reader.end() == []
     assert reader.feed(b"a\nb") == [b"a"]
@@ -45,8 +45,8 @@ def test_the_last_line_needs_no_end() -> None:
     assert reader.end() == []
 
 
-def test_a_request_is_understood() -> None:
-    """With its number, its command and its arguments."""
+def test_a_request() -> None:
+    """A request has an id, a command and arguments."""
     line = b'{"id": "a", "command": "show", "arguments": {"service": "echo"}}'
     assert request(line) == ControlRequest("a", "show", {"service": "echo"})
     assert request(b'{"command":"status"}') == ControlRequest(None, "status", {})
@@ -80,29 +80,29 @@ def test_a_request_is_understood() -> None:
         (b'{"command": "upgrade", "arguments": {"timeout": "1"}}', "timeout must be a number"),
     ],
 )
-def test_a_mistake_is_told_with_its_reason(line: bytes, text: str) -> None:
-    """Each kind of bad line has an error that says what is wrong."""
+def test_malformed_requests(line: bytes, text: str) -> None:
+    """Each malformed request is a RequestError with the reason."""
     with pytest.raises(RequestError, match=text):
         request(line)
 
 
 @given(st.binary(max_size=200))
-def test_any_line_is_a_request_or_a_mistake(line: bytes) -> None:
-    """Nothing else is raised."""
+def test_arbitrary_lines(line: bytes) -> None:
+    """Any line is a request or a RequestError."""
     with contextlib.suppress(RequestError):
         assert request(line).command in COMMANDS
 
 
 def test_answers_are_lines() -> None:
-    """One line each, whatever is in them."""
+    """Each answer is one line, whatever its content."""
     for data in (answer(1, {"text": "a\nb"}), mistake("x", "usage", "no\n")):
         assert data.count(b"\n") == 1
         assert data.endswith(b"\n")
         assert json.loads(data)["id"] in (1, "x")
 
 
-def test_a_mistake_keeps_the_number_of_its_request() -> None:
-    """As far as there is one."""
+def test_an_error_has_the_id_of_its_request() -> None:
+    """A RequestError has the id of its request, if there is one."""
     with pytest.raises(RequestError) as caught:
         request(b'{"id": 7, "command": "show"}')
     assert caught.value.id == 7

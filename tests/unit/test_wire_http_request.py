@@ -1,4 +1,4 @@
-"""HTTP requests from bytes: every split, every limit, every trick."""
+"""HTTP request parsing: every split, every limit, and request smuggling."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TARGETS = {
 
 
 def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[HttpRequest]:
-    """The requests of bytes that come in pieces."""
+    """Return the requests in bytes that are fed in pieces."""
     reader = RequestReader()
     requests = []
     edges = [0, *cuts, len(data)]
@@ -65,7 +65,7 @@ def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[HttpRequest]:
 
 
 def _status(data: bytes, step: int = SLICE) -> int:
-    """The error that bytes end in."""
+    """Return the status of the error that bytes end with."""
     with pytest.raises(HttpError) as caught:
         _fed(data, step=step)
     return caught.value.status.value
@@ -73,7 +73,7 @@ def _status(data: bytes, step: int = SLICE) -> int:
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_every_split_gives_the_same_requests(sample: str) -> None:
-    """However the network cuts a request, in two at every point or in single bytes, it is the same request."""
+    """A request is the same when it is split in two at every point, or into single bytes."""
     data = SAMPLES[sample]
     whole = _fed(data)
     assert [request.target for request in whole] == TARGETS.get(sample, [b"/a", b"/b"])
@@ -82,8 +82,8 @@ def test_every_split_gives_the_same_requests(sample: str) -> None:
     assert _fed(data, step=1) == whole
 
 
-def test_a_request_has_its_fields() -> None:
-    """Names are in lower case, values without blanks around, repeated ones joined."""
+def test_the_fields_of_a_request() -> None:
+    """Field names are lower case, values are stripped, and repeated fields are joined."""
     (request,) = _fed(SAMPLES["fields"])
     assert request == HttpRequest(
         "GET",
@@ -105,8 +105,8 @@ def test_a_request_has_its_fields() -> None:
         (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", False),
     ],
 )
-def test_whether_the_connection_goes_on(data: bytes, keep_alive: bool) -> None:
-    """HTTP/1.1 goes on unless told otherwise, HTTP/1.0 the other way round, a tunnel never."""
+def test_keep_alive(data: bytes, keep_alive: bool) -> None:
+    """HTTP/1.1 is kept alive unless Connection says close; HTTP/1.0 only if it says keep-alive; CONNECT never."""
     (request,) = _fed(data)
     assert request.keep_alive is keep_alive
 
@@ -132,13 +132,13 @@ def _get(*fields: bytes, target: bytes = b"/") -> bytes:
     ],
 )
 def test_limits_of_a_head(data: bytes, status: int, step: int) -> None:
-    """Too long a target is 414, too much of fields is 431, whole or not, wherever the cuts are."""
+    """A target that is too long is 414, too many or too long fields are 431, at any split."""
     assert _status(data, step) == status
 
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_longest_target(extra: int) -> None:
-    """A target of exactly the limit is taken, one byte more is not."""
+    """A target of MOST_TARGET bytes is accepted; a longer one is not."""
     data = _get(target=b"/" * (MOST_TARGET + extra))
     if extra:
         assert _status(data) == 414
@@ -148,7 +148,7 @@ def test_the_longest_target(extra: int) -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_most_fields(extra: int) -> None:
-    """Exactly the limit of fields is taken, one more is not."""
+    """MOST_FIELDS fields are accepted; more are not."""
     data = _get(*[b"X: y"] * (MOST_FIELDS - 1 + extra))
     if extra:
         assert _status(data) == 431
@@ -159,7 +159,7 @@ def test_the_most_fields(extra: int) -> None:
 @pytest.mark.parametrize("extra", [0, 1])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_the_largest_body(extra: int, chunked: bool) -> None:
-    """A body of exactly the limit is read and dropped, one byte more is 413."""
+    """A body of MOST_BODY bytes is read and discarded; a larger one is 413."""
     size = MOST_BODY + extra
     opening = b"POST / HTTP/1.1\r\nHost: a\r\n"
     if chunked:
@@ -191,7 +191,7 @@ def test_the_largest_body(extra: int, chunked: bool) -> None:
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: a\0b\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n", 400),
-        # Attempts to hide a request in another one (RFC 9112, section 11.2).
+        # Request smuggling (RFC 9112, section 11.2).
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd", 400),
@@ -204,8 +204,8 @@ def test_the_largest_body(extra: int, chunked: bool) -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n", 400),
     ],
 )
-def test_what_is_no_request(data: bytes, status: int) -> None:
-    """Bad syntax, a missing or second Host, another version and every smuggling trick are refused, whole or cut."""
+def test_malformed_requests(data: bytes, status: int) -> None:
+    """Bad syntax, a missing or second Host, other versions and request smuggling are errors, at any split."""
     assert _status(data) == status
     assert _status(data, 1) == status
 
@@ -222,7 +222,7 @@ _HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 )
 @pytest.mark.parametrize("step", [SLICE, 1])
 def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> None:
-    """An offer with a body ends the connection: nothing behind it is taken for a request."""
+    """An upgrade with a body ends the connection: nothing after it is parsed as a request."""
     reader = RequestReader()
     data = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + body + SAMPLES["get"]
     requests: list[HttpRequest] = []
@@ -233,8 +233,8 @@ def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> No
     assert reader.failed
 
 
-def test_the_requests_before_a_mistake_are_answered_first() -> None:
-    """A mistake behind a good request is raised by the call after the one that returned it."""
+def test_an_error_after_a_request() -> None:
+    """An error after a valid request is raised by the call after the one that returned the request."""
     reader = RequestReader()
     assert len(reader.feed(SAMPLES["get"] + b"nonsense\r\n\r\n")) == 1
     assert reader.failed
@@ -252,8 +252,8 @@ _PIECES = st.sampled_from([
 
 
 @given(st.one_of(st.binary(), st.lists(_PIECES, max_size=30).map(b"".join)), st.integers(1, 50))
-def test_any_bytes_give_requests_or_an_http_error(data: bytes, step: int) -> None:
-    """Nothing but HttpError is raised, with a status of 400 to 505, and it is the same however the bytes are cut."""
+def test_arbitrary_bytes(data: bytes, step: int) -> None:
+    """Any bytes are requests or an HttpError, and the same at any split."""
     assert _outcome(data, step) == _outcome(data, SLICE)
 
 
@@ -282,7 +282,7 @@ def _feed_without_end(reader: RequestReader, byte: bytes) -> None:
     ],
 )
 def test_an_endless_request_takes_bounded_memory(endless: bytes) -> None:
-    """A client that never comes to the end of anything is refused before it costs more than a few heads."""
+    """A request without an end is refused before it uses more memory than a few heads."""
     reader = RequestReader()
     tracemalloc.start()
     try:
@@ -294,8 +294,8 @@ def test_an_endless_request_takes_bounded_memory(endless: bytes) -> None:
         tracemalloc.stop()
 
 
-def test_many_upgrades_in_one_slice_do_not_pile_up() -> None:
-    """The parser begins anew for each offer to change the protocol, well inside Python's stack."""
+def test_many_upgrades_in_one_slice() -> None:
+    """The parser is recreated for each upgrade without recursion."""
     request = b"GET / HTTP/1.0\r\nConnection: upgrade, keep-alive\r\nUpgrade: x\r\n\r\n"
     data = request * (SLICE // len(request))
     assert len(_fed(data)) == SLICE // len(request) < sys.getrecursionlimit() // 4
@@ -333,7 +333,7 @@ def test_many_upgrades_in_one_slice_do_not_pile_up() -> None:
     ],
 )
 def test_the_segments_of_a_path(target: bytes, segments: list[str]) -> None:
-    """Segments are decoded once, the query is dropped, empty ones and dots disappear, a directory ends empty."""
+    """Segments are decoded once; query, empty segments and `.` are removed; a directory ends with an empty one."""
     assert path_segments(target) == segments
 
 
@@ -373,8 +373,8 @@ def test_the_segments_of_a_path(target: bytes, segments: list[str]) -> None:
         b"http://host/../a",
     ],
 )
-def test_a_path_that_names_nothing_or_leads_out(target: bytes) -> None:
-    """Dots that lead up, hidden slashes, control characters, bad escapes and bad UTF-8 are 400."""
+def test_malformed_paths(target: bytes) -> None:
+    """Segments that lead up, encoded slashes, control characters, bad escapes and bad UTF-8 are 400."""
     with pytest.raises(HttpError) as caught:
         path_segments(target)
     assert caught.value.status == HTTPStatus.BAD_REQUEST
@@ -386,8 +386,8 @@ _SEGMENTS = st.sampled_from(
 
 
 @given(st.one_of(st.binary(), st.lists(_SEGMENTS).map(b"".join)))
-def test_no_segment_can_leave_its_folder(target: bytes) -> None:
-    """Any bytes give segments without slashes, NUL and dots that lead up, or an HttpError."""
+def test_arbitrary_paths(target: bytes) -> None:
+    """Any bytes are segments without slashes, NUL and `..`, or an HttpError."""
     segments = [""]
     with contextlib.suppress(HttpError):
         segments = path_segments(target)
@@ -396,8 +396,8 @@ def test_no_segment_can_leave_its_folder(target: bytes) -> None:
     assert not any(character in "/\\\0" for segment in segments for character in segment)
 
 
-def test_a_head_is_the_status_line_and_the_fields() -> None:
-    """Whether the connection goes on is always said."""
+def test_the_head_of_a_response() -> None:
+    """A head has the status line, the fields and Connection."""
     assert head(HTTPStatus.OK, {"A": "b"}, keep_alive=True) == (
         b"HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n"
     )
@@ -437,8 +437,8 @@ def test_a_head_is_the_status_line_and_the_fields() -> None:
         (b"\xc3\xa9", False),
     ],
 )
-def test_a_host_is_one(host: bytes, good: bool) -> None:
-    """What is no host and port is a bad request (RFC 9112, section 3.2), in every version; an empty one is none."""
+def test_the_host_field(host: bytes, good: bool) -> None:
+    """A Host that is no host and port is 400 in every version (RFC 9112, section 3.2); an empty one is accepted."""
     for version in (b"1.1", b"1.0"):
         data = b"GET / HTTP/" + version + b"\r\nHost: " + host + b"\r\n\r\n"
         reader = RequestReader()
@@ -450,7 +450,7 @@ def test_a_host_is_one(host: bytes, good: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "wanted"),
+    ("target", "expected"),
     [
         (b"/", b"field"),
         (b"/http://other/", b"field"),
@@ -460,19 +460,19 @@ def test_a_host_is_one(host: bytes, good: bool) -> None:
         (b"http://user@other/", None),
     ],
 )
-def test_whom_a_request_is_for(target: bytes, wanted: bytes | None) -> None:
-    """The absolute form says it, whatever the field says (RFC 9112, section 3.2.2)."""
+def test_the_authority_of_a_request(target: bytes, expected: bytes | None) -> None:
+    """The authority of a target in absolute form takes precedence over Host (RFC 9112, section 3.2.2)."""
     request = HttpRequest("GET", target, {b"host": b"field"}, "1.1", keep_alive=True)
-    if wanted is None:
+    if expected is None:
         with pytest.raises(HttpError, match="400"):
             authority(request)
     else:
-        assert authority(request) == wanted
+        assert authority(request) == expected
 
 
 @pytest.mark.parametrize("split", range(1, 60))
-def test_what_is_under_way_is_known(split: int) -> None:
-    """A request has begun from its first byte to its last, and its body is counted."""
+def test_the_progress_of_a_request(split: int) -> None:
+    """`begun` is true from the first byte of a request to its last, and `body_bytes` counts its body."""
     head, body = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n", b"b" * 20
     reader = RequestReader()
     assert not reader.begun

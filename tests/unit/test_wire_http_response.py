@@ -1,4 +1,4 @@
-"""HTTP responses as a client reads them."""
+"""HTTP responses as a client parses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from svcd.wire.http_response import MOST_HEAD, Head, ResponseError, ResponseReader
 
-#: What a server sends, and the status and body that a client makes of it.
+#: The bytes of a server, and the status and body of the response.
 WHOLE = [
     (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", 200, b"abc"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 404 x\r\n\r\n", 200, b"abc"),
@@ -25,7 +25,7 @@ WHOLE = [
     (b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", 200, b"x"),
     (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200, b""),
 ]
-#: What no response is, and what is said of it.
+#: Bytes that are not a response, and the error.
 WRONG = [
     (b"", "without an answer"),
     (b"HTTP/1.1 200 OK\r\nContent-", "amid its head"),
@@ -50,24 +50,24 @@ def _read(pieces: list[bytes], *, bodiless: bool = False) -> tuple[Head, bytes]:
 
 
 @pytest.mark.parametrize(("raw", "status", "body"), WHOLE)
-def test_a_response_however_it_is_split(raw: bytes, status: int, body: bytes) -> None:
-    """The same head and body come of it, split at any place or into single bytes."""
+def test_a_response_at_every_split(raw: bytes, status: int, body: bytes) -> None:
+    """A response is the same when it is split in two at every point, or into single bytes."""
     splits = [[raw[:at], raw[at:]] for at in range(1, len(raw))]
     for pieces in [[raw], *splits, [bytes([byte]) for byte in raw]]:
         head, found = _read(pieces)
         assert (head.status, found) == (status, body)
 
 
-@pytest.mark.parametrize(("raw", "said"), WRONG)
-def test_no_response(raw: bytes, said: str) -> None:
-    """Nonsense and half of a response are told apart from a whole one, and why is said."""
+@pytest.mark.parametrize(("raw", "message"), WRONG)
+def test_malformed_responses(raw: bytes, message: str) -> None:
+    """Malformed and incomplete responses are errors with the reason."""
     for pieces in ([raw], [bytes([byte]) for byte in raw]):
-        with pytest.raises(ResponseError, match=said):
+        with pytest.raises(ResponseError, match=message):
             _read(pieces)
 
 
 def test_a_response_without_a_body() -> None:
-    """That to HEAD ends with its head, whatever length that tells."""
+    """A response to HEAD ends with its head, whatever its Content-Length."""
     reader = ResponseReader(bodiless=True)
     [head] = reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX-A:  b\r\n\r\n")
     assert reader.done
@@ -88,7 +88,7 @@ def test_a_response_without_a_body() -> None:
     ],
 )
 def test_a_head_without_end(start: bytes) -> None:
-    """What is not body is taken up to a limit, in the head, in a chunk's extensions and in trailers."""
+    """Heads, chunk extensions and trailers are limited to MOST_HEAD bytes."""
     reader = ResponseReader()
     reader.feed(start)
     for _ in range(MOST_HEAD // 10_000):
@@ -98,7 +98,7 @@ def test_a_head_without_end(start: bytes) -> None:
 
 
 def test_interim_responses_without_end() -> None:
-    """They count as one head."""
+    """Interim responses count as one head."""
     reader = ResponseReader()
     interim = b"HTTP/1.1 102 Processing\r\n\r\n"
     for _ in range(MOST_HEAD // len(interim)):
@@ -108,8 +108,8 @@ def test_interim_responses_without_end() -> None:
 
 
 @given(st.lists(st.binary(max_size=100)))
-def test_any_bytes(pieces: list[bytes]) -> None:
-    """Whatever comes, it is a response or a ResponseError."""
+def test_arbitrary_bytes(pieces: list[bytes]) -> None:
+    """Any bytes are a response or a ResponseError."""
     reader = ResponseReader()
     with suppress(ResponseError):
         for piece in pieces:

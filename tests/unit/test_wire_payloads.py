@@ -1,4 +1,4 @@
-"""What the small services say: chargen, daytime, time, quotations."""
+"""Payloads of the small services: chargen, daytime, time, quotations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 from hypothesis import given
 from hypothesis import strategies as st
 
-# 1 p.m. of a winter's and of a summer's day.
+# 1 p.m. on a winter's day and on a summer's day, in UTC.
 WINTER = calendar.timegm((2026, 1, 21, 13, 5, 9))
 SUMMER = calendar.timegm((2026, 7, 1, 13, 5, 9))
 
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Berlin's time, without the machine's zone files; the machine's own zone afterwards."""
+    """Set Berlin's time zone without zone files; restore the zone after the test."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
         time.tzset()
@@ -38,7 +38,7 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 
 
 def test_the_pattern_is_that_of_rfc_864() -> None:
-    """95 lines of 72 printable characters and CRLF, each one character further than the one before."""
+    """The pattern has 95 lines of 72 printable characters and CRLF, each rotated by one character (RFC 864)."""
     lines = chargen.PATTERN.split(b"\r\n")
     assert lines.pop() == b""
     assert len(lines) == 95
@@ -53,15 +53,15 @@ def test_the_pattern_is_that_of_rfc_864() -> None:
     assert set(b"".join(lines)) == set(range(0x20, 0x7F))
 
 
-def test_blocks_follow_each_other_without_a_seam() -> None:
-    """The pattern goes on over the end of a block."""
+def test_blocks_have_no_gap() -> None:
+    """The pattern goes on from one block to the next without a gap."""
     lines = (chargen.BLOCK * 2).split(b"\r\n")[:-1]
     assert all(line[1:] == after[:-1] for line, after in itertools.pairwise(lines))
     assert len(chargen.PATTERN) == chargen.LINE_BYTES * 95
 
 
 def test_a_datagram_has_at_most_512_characters_and_rotates() -> None:
-    """An answer is whole lines, and the next begins one line further, for ever."""
+    """A datagram has whole lines of at most 512 bytes, and the next one begins one line further."""
     for number in range(200):
         answer = chargen.datagram(number)
         assert 0 < len(answer) <= 512
@@ -71,7 +71,7 @@ def test_a_datagram_has_at_most_512_characters_and_rotates() -> None:
 
 
 @pytest.mark.parametrize(
-    ("now", "utc", "iso8601", "said"),
+    ("now", "utc", "iso8601", "answer"),
     [
         (WINTER, False, False, b"Wed Jan 21 14:05:09 2026\r\n"),
         (WINTER, True, False, b"Wed Jan 21 13:05:09 2026\r\n"),
@@ -82,23 +82,23 @@ def test_a_datagram_has_at_most_512_characters_and_rotates() -> None:
     ],
 )
 @pytest.mark.usefixtures("zone")
-def test_daytime(now: float, utc: bool, iso8601: bool, said: bytes) -> None:
-    """One line with CRLF, in local or universal time, classic or ISO 8601."""
-    assert daytime(now, utc=utc, iso8601=iso8601) == said
-    assert daytime(now + 0.999, utc=utc, iso8601=iso8601) == said
+def test_daytime(now: float, utc: bool, iso8601: bool, answer: bytes) -> None:
+    """daytime is one line with CRLF, in local or universal time, in the classic format or ISO 8601."""
+    assert daytime(now, utc=utc, iso8601=iso8601) == answer
+    assert daytime(now + 0.999, utc=utc, iso8601=iso8601) == answer
 
 
 def test_daytime_west_of_greenwich(zone: pytest.MonkeyPatch) -> None:
-    """An offset of hours and minutes is written with its sign."""
+    """A negative offset has its sign, hours and minutes."""
     zone.setenv("TZ", "NST3:30")
     time.tzset()
     assert daytime(WINTER, iso8601=True) == b"2026-01-21T09:35:09-03:30\r\n"
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "answer"),
     [
-        # The instants that RFC 868 itself names.
+        # The examples of RFC 868.
         (calendar.timegm((1970, 1, 1, 0, 0, 0)), 2_208_988_800),
         (calendar.timegm((1976, 1, 1, 0, 0, 0)), 2_398_291_200),
         (calendar.timegm((1980, 1, 1, 0, 0, 0)), 2_524_521_600),
@@ -108,20 +108,20 @@ def test_daytime_west_of_greenwich(zone: pytest.MonkeyPatch) -> None:
         (calendar.timegm((2036, 2, 7, 6, 28, 17)) + 0.9, 1),
     ],
 )
-def test_time(now: float, said: int) -> None:
-    """Four bytes, big-endian, unsigned, from 1900, that wrap in 2036."""
-    assert time_1900(now) == said.to_bytes(4, "big")
+def test_time(now: float, answer: int) -> None:
+    """time is the number of seconds since 1900 as an unsigned 32-bit big-endian number, which wraps in 2036."""
+    assert time_1900(now) == answer.to_bytes(4, "big")
 
 
-def test_quotes_are_parted_by_lines_of_a_percent_sign() -> None:
-    """Entries lose blanks around them and get CRLF; empty ones are left out."""
+def test_quotes_are_separated_by_percent_signs() -> None:
+    """Quotations are separated by lines with `%`, stripped and ended by CRLF; empty ones are left out."""
     data = b"one\n\ttwo\n%\n%\n \n%\r\nthree %\r\nfour\r\n%  \n100 % sure\n%"
     assert read_quotes(data) == (b"one\r\n\ttwo\r\n", b"three %\r\nfour\r\n", b"100 % sure\r\n")
 
 
 @pytest.mark.parametrize(("length", "kept"), [(509, True), (510, False)])
-def test_a_quote_is_shorter_than_512(length: int, kept: bool) -> None:
-    """The CRLF counts."""
+def test_the_longest_quote(length: int, kept: bool) -> None:
+    """A quotation has fewer than 512 bytes with its CRLF."""
     assert bool(read_quotes(b"x" * length)) is kept
 
 
@@ -130,15 +130,15 @@ def _fortunes() -> SearchStrategy[bytes]:
 
 
 @given(_fortunes())
-def test_any_quotes_fit_what_rfc_865_allows(data: bytes) -> None:
-    """Whatever the file, an answer has lines ended by CRLF and is never empty nor too long."""
+def test_quotes_of_arbitrary_files(data: bytes) -> None:
+    """Quotations of any file have lines with CRLF, are not empty and have at most 512 bytes (RFC 865)."""
     for quote in read_quotes(data):
         assert 2 < len(quote) <= MOST_BYTES
         assert quote.endswith(b"\r\n")
         assert not re.search(rb"(?<!\r)\n", quote)
 
 
-def test_there_are_quotes_without_a_file() -> None:
-    """The built-in ones can all be sent."""
+def test_the_built_in_quotes() -> None:
+    """The built-in quotations are short enough."""
     assert len(DEFAULT) > 1
     assert all(len(quote) <= MOST_BYTES for quote in DEFAULT)

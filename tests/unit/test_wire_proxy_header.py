@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, bytes in and addresses out, and back."""
+"""Headers of the PROXY protocol: parsing and formatting."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ V4 = ("192.0.2.1", 40_000), ("198.51.100.7", 443)
 V6 = ("2001:db8::1", 40_000, 0, 0), ("2001:db8::7", 443, 0, 0)
 INET = bytes([192, 0, 2, 1, 198, 51, 100, 7]) + struct.pack("!HH", 40_000, 443)
 INET6 = bytes.fromhex("20010db8" + "00" * 11 + "01" + "20010db8" + "00" * 11 + "07") + struct.pack("!HH", 40_000, 443)
-#: As haproxy's send-proxy-v2-ssl has it: TLS 1.3, its name and its cipher.
+#: TLVs of haproxy's send-proxy-v2-ssl: TLS 1.3, its name and its cipher.
 TLS = bytes.fromhex("20 0014 01 00000000 21 0007") + b"TLSv1.3" + bytes.fromhex("23 0002") + b"AE"
-#: An authority, a unique identifier, padding.
+#: TLVs: an authority, a unique identifier and padding.
 MORE = b"\x02\0\x07example\x05\0\x03abc\x04\0\0"
 
 
@@ -30,8 +30,8 @@ def _block(command: int, kind: int, body: bytes) -> bytes:
     return SIGNATURE + struct.pack("!BBH", command, kind, len(body)) + body
 
 
-def _summed(body: bytes, kind: int = 0x11) -> bytes:
-    """A header with a right checksum at its end."""
+def _with_checksum(body: bytes, kind: int = 0x11) -> bytes:
+    """Return a version 2 header with a correct CRC32C at its end."""
     whole = _block(0x21, kind, body + b"\x03\0\x04\0\0\0\0")
     return whole[:-4] + struct.pack("!I", crc32c(whole))
 
@@ -48,7 +48,7 @@ VALID: dict[str, tuple[bytes, tuple[SocketAddress | None, SocketAddress | None]]
     "v2 TCP4": (_block(0x21, 0x11, INET), V4),
     "v2 TCP6": (_block(0x21, 0x21, INET6), V6),
     "v2 with values": (_block(0x21, 0x11, INET + MORE + TLS), V4),
-    "v2 with a checksum": (_summed(INET + MORE), V4),
+    "v2 with a checksum": (_with_checksum(INET + MORE), V4),
     "v2 longest": (_block(0x21, 0x21, INET6 + b"\x04" + struct.pack("!H", MOST - 55) + bytes(MOST - 55)), V6),
     "v2 UNIX": (_block(0x21, 0x31, bytes(216) + MORE), (None, None)),
     "v2 UDP": (_block(0x21, 0x12, INET), (None, None)),
@@ -59,23 +59,23 @@ VALID: dict[str, tuple[bytes, tuple[SocketAddress | None, SocketAddress | None]]
 }
 
 
-def test_the_longest_headers_are_as_long_as_they_may_be() -> None:
-    """What VALID calls longest is."""
+def test_the_longest_headers() -> None:
+    """The headers named `longest` in VALID have the maximum length."""
     assert len(VALID["v1 longest"][0]) == 104
     assert len(VALID["v2 longest"][0]) == MOST
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_a_header_is_understood_and_ends_where_it_ends(name: str) -> None:
-    """Its addresses come out as the socket module has them, and what follows is not looked at."""
+def test_a_header(name: str) -> None:
+    """A header has its length and addresses, in the form of the socket module; data after it is ignored."""
     data, (source, destination) = VALID[name]
     assert header(data) == ProxyHeader(len(data), source, destination)
     assert header(data + b"PROXY more\r\n") == ProxyHeader(len(data), source, destination)
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_a_part_of_a_header_is_waited_for(name: str) -> None:
-    """At every split point there is no answer yet, and no mistake."""
+def test_a_part_of_a_header(name: str) -> None:
+    """A part of a header, at every split, is incomplete and no error."""
     data, _ = VALID[name]
     assert [header(data[:size]) for size in range(len(data))] == [None] * len(data)
 
@@ -114,16 +114,16 @@ BROKEN = {
     "a value cut off": _block(0x21, 0x11, INET + b"\x04\0\x03xx"),
     "a value's length cut off": _block(0x21, 0x11, INET + b"\x04\0"),
     "a short checksum": _block(0x21, 0x11, INET + b"\x03\0\x02xx"),
-    "a wrong checksum": _summed(INET)[:-1] + bytes([_summed(INET)[-1] ^ 1]),
-    "a checksum of something else": _summed(INET).replace(b"\xc0\0\x02\x01", b"\xc0\0\x02\x02"),
+    "a wrong checksum": _with_checksum(INET)[:-1] + bytes([_with_checksum(INET)[-1] ^ 1]),
+    "a checksum of something else": _with_checksum(INET).replace(b"\xc0\0\x02\x01", b"\xc0\0\x02\x02"),
     "a wrong checksum where there is no address": _block(0x21, 0x31, bytes(216) + b"\x03\0\x04oops"),
-    "two checksums": _summed(INET + b"\x03\0\x04\0\0\0\0"),
+    "two checksums": _with_checksum(INET + b"\x03\0\x04\0\0\0\0"),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_header_is_refused_as_soon_as_it_is_broken(name: str) -> None:
-    """With what is wrong; all that came before might have become one."""
+def test_broken_headers(name: str) -> None:
+    """A broken header is a ValueError with the reason."""
     data = BROKEN[name]
     with pytest.raises(ValueError, match=r"^(it|its|an?) "):
         header(data)
@@ -131,8 +131,8 @@ def test_a_broken_header_is_refused_as_soon_as_it_is_broken(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["no header", "another protocol", "a longer protocol", "version 3", "too long",
                                   "too short for IPv4", "another family"])  # fmt: skip
-def test_nothing_is_waited_for_that_can_not_help(name: str) -> None:
-    """The byte that breaks it is the last that is needed."""
+def test_a_header_is_refused_at_its_first_invalid_byte(name: str) -> None:
+    """A header is refused at the byte that makes it invalid."""
     data = BROKEN[name]
     broken = [size for size in range(1, len(data) + 1) if not _is_open(data[:size])]
     assert broken[0] == (1 if name == "no header" else len(data))
@@ -145,8 +145,8 @@ def _is_open(data: bytes) -> bool:
         return False
 
 
-def test_the_checksum_is_the_known_one() -> None:
-    """The check value of CRC-32C, and the examples of RFC 3720, appendix B.4."""
+def test_crc32c() -> None:
+    """CRC-32C has its check value, and those of the examples in RFC 3720, appendix B.4."""
     assert crc32c(b"123456789") == 0xE306_9283
     assert crc32c(bytes(32)) == 0x8A91_36AA
     assert crc32c(bytes(range(32))) == 0x46DD_794E
@@ -168,11 +168,11 @@ def _mutations(source: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def test_a_hundred_thousand_mutations() -> None:
-    """Each is refused, waited for or understood; nothing else is raised, and no header is longer than what came."""
+def test_mutated_headers() -> None:
+    """A mutated header is refused, incomplete or parsed, and never longer than its data; nothing else is raised."""
     source = random.Random(20_261_121)
     small: Sequence[bytes] = [data for data, _ in VALID.values() if len(data) < 300]
-    outcomes = {"refused": 0, "open": 0, "understood": 0}
+    outcomes = {"refused": 0, "open": 0, "parsed": 0}
     for number in range(100_000):
         data = _mutations(source, small[number % len(small)])
         try:
@@ -184,7 +184,7 @@ def test_a_hundred_thousand_mutations() -> None:
             outcomes["open"] += 1
             assert len(data) < MOST
         else:
-            outcomes["understood"] += 1
+            outcomes["parsed"] += 1
             assert found.size <= len(data)
             assert (found.source is None) == (found.destination is None)
     assert min(outcomes.values()) > 1000
@@ -200,8 +200,8 @@ def test_a_hundred_thousand_mutations() -> None:
         (None, None, b"PROXY UNKNOWN\r\n"),
     ],
 )
-def test_a_line_is_made(source: End, destination: End, text: bytes) -> None:
-    """Scopes go, mapped addresses are IPv4, and both are of one family; version 2 says the same."""
+def test_formatting_of_a_header(source: End, destination: End, text: bytes) -> None:
+    """A header has no scopes, mapped addresses as IPv4, and one family for both; version 2 has the same addresses."""
     assert line(source, destination) == text
     made, binary = header(text), header(block(source, destination))
     assert made is not None
@@ -209,13 +209,13 @@ def test_a_line_is_made(source: End, destination: End, text: bytes) -> None:
     assert (binary.source, binary.destination) == (made.source, made.destination)
 
 
-def test_two_families_become_one() -> None:
-    """An IPv4 address beside an IPv6 one is told as IPv6."""
+def test_two_address_families() -> None:
+    """An IPv4 address together with an IPv6 address is written as IPv4-mapped."""
     made = header(line(("192.0.2.1", 1), ("2001:db8::7", 2)))
     assert made is not None
     assert made.source == ("::ffff:c000:201", 1, 0, 0)
 
 
-def test_who_has_no_address_is_not_told_of() -> None:
-    """As the specification has it for what a proxy says itself, without anything behind it."""
+def test_a_header_without_addresses() -> None:
+    """Without addresses version 2 is LOCAL, without data."""
     assert block(None, None) == _block(0x20, 0, b"")
