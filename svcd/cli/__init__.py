@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svcd import __version__
-from svcd.addresses import LOCAL_CLIENT
 from svcd.cli.client_arguments import add_clients
 from svcd.cli.control_commands import add_commands
+from svcd.cli.file_commands import add_file_commands
 from svcd.cli.install import add_install
-from svcd.defaults import SERVICES_FILE
-from svcd.errors import ConfigError, UsageError
 from svcd.process.signals import reset_inherited_signals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["main"]
 
 # Commands import what only they need: the import of Twisted takes longer than all that other commands do.
-
-#: The formats of the list of options, those of svcd.cli.option_tables.
-_FORMATS = ("man", "markdown", "text")
-_DEFAULT_FILE = f"the running daemon's, else {SERVICES_FILE}, else the embedded one"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,6 +85,12 @@ class _Parser(argparse.ArgumentParser):
         finally:
             self.mixes = True
 
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        # argparse would list all commands.
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:  # noqa: SLF001 - its type
+            raise argparse.ArgumentError(None, _unknown_command(value, action.choices))
+        super()._check_value(action, value)
+
     def error(self, message: str) -> None:  # type: ignore[override]
         self.print_usage(sys.stderr)
         self.exit(64, f"{self.prog}: {message}\n")
@@ -102,95 +104,32 @@ def _parser() -> argparse.ArgumentParser:
     # All words after a command belong to it.
     parser.mixes = False
     parser.add_argument("--version", action="version", version=f"svcd {__version__}")
-    parser.add_argument("--control", metavar="PATH", help="the daemon's control socket; default: its usual place")
+    parser.add_argument("--control", metavar="PATH", help="the control socket of the daemon; default: its default path")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     add_commands(commands.add_parser)
 
-    check = commands.add_parser("check", help="say where services would listen, or what is wrong with their file")
-    check.add_argument("file", nargs="?", help=f"the services file; default: {_DEFAULT_FILE}")
-    check.add_argument("--port-offset", type=int, metavar="N", help="added to every port; default: 0, or the daemon's")
-    check.add_argument("--user", help="as whom to check, for root; default: the user that serves the file, where known")
-    check.set_defaults(run=_check)
-
-    explain = commands.add_parser(
-        "explain",
-        help="say what would happen to a client of a service, and which rule decides",
-        description="Says what would happen to somebody who comes to a service, step by step, by the services file "
-        "alone: no daemon is asked. The exit status is 0 for whoever is admitted, as far as the file decides, 1 for "
-        "whoever is refused.",
-    )
-    explain.add_argument("service", help="its name, or name/protocol")
-    explain.add_argument("address", help=f"the client's, or {LOCAL_CLIENT} for a UNIX socket's")
-    explain.add_argument("--services", metavar="FILE", help=f"default: {_DEFAULT_FILE}")
-    explain.add_argument("--at", metavar="TIME", help="as 18:30 or 2026-01-31T18:30; default: now")
-    explain.set_defaults(run=_explain)
-
-    options = commands.add_parser("options", help="list the options and the built-ins of the services file")
-    options.add_argument("--format", choices=_FORMATS, default="text", help="how to write the list")
-    options.set_defaults(run=_options)
-
+    add_file_commands(commands.add_parser)
     add_clients(commands.add_parser)
     add_install(commands, parser)
+    show_help = commands.add_parser("help", help="show the help of svcctl, or of a command")
+    show_help.add_argument("topic", nargs="?", metavar="COMMAND", help="the command; default: svcctl itself")
+    show_help.set_defaults(run=partial(_help, parser, commands.choices))
     return parser
 
 
-#: The exit status for a file without mistakes of which the machine can't serve all services.
-_FAULTS = 1
-
-
-def _check(chosen: argparse.Namespace) -> int:
-    # All imports, before a change to a user that perhaps can't read the modules.
-    import svcd.config.tls_files  # noqa: F401 - as above
-    from svcd.cli.services_file import KnownAddresses, become, source_of
-    from svcd.config_loader import listing, load_config
-    from svcd.host.files import LocalFiles
-    from svcd.host.info import Host
-
-    try:
-        source = source_of(chosen.file, chosen)
-        known = KnownAddresses.now(chosen)
-        user = become(chosen.user or source.reader)
-        handlers = f", handlers as {source.handlers}" if source.handlers and not chosen.user else ""
-        print(f"svcctl check: {source.name}; as user {user}{handlers}", file=sys.stderr)
-        offset = source.port_offset if chosen.port_offset is None else chosen.port_offset
-        machine = Host(thorough=True, user="" if chosen.user else source.handlers)
-        loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)
-    except (ConfigError, UsageError) as error:
-        print(error if isinstance(error, ConfigError) else f"svcctl check: {error}", file=sys.stderr)
-        return error.exit_code
-    in_use, doubtful = known.problems(loaded.desired.endpoints)
-    faults = [*loaded.faults, *source.rights(loaded, user), *in_use]
-    for problem in (*faults, *loaded.warnings, *doubtful):
-        print(problem, file=sys.stderr)
-    for line in listing(loaded.desired.endpoints):
-        print(line)
-    if not faults:
-        return 0
-    broken = ", ".join(dict.fromkeys(fault.service for fault in faults))
-    print(f"svcctl check: the machine can't serve {broken} at the moment", file=sys.stderr)
-    return _FAULTS
-
-
-def _explain(chosen: argparse.Namespace) -> int:
-    from svcd.cli.explain import explanation, services_named
-    from svcd.cli.services_file import source_of
-    from svcd.config_loader import load_config
-    from svcd.host.files import LocalFiles
-
-    try:
-        source = source_of(chosen.services, chosen)
-        print(f"svcctl explain: {source.name}", file=sys.stderr)
-        config = load_config(source.file, LocalFiles()).config
-        found = [explanation(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
-    except (ConfigError, UsageError) as error:
-        print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)
-        return error.exit_code
-    print("\n\n".join("\n".join(lines) for _, lines in found))
-    return 0 if all(admitted for admitted, _ in found) else 1
-
-
-def _options(chosen: argparse.Namespace) -> int:
-    from svcd.cli.option_tables import FORMATS
-
-    print(FORMATS[chosen.format](), end="")
+def _help(parser: argparse.ArgumentParser, commands: Mapping[str, _Parser], chosen: argparse.Namespace) -> int:
+    if chosen.topic is None:
+        parser.print_help()
+    elif chosen.topic in commands:
+        commands[chosen.topic].print_help()
+    else:
+        print(f"svcctl help: {_unknown_command(chosen.topic, commands)}", file=sys.stderr)
+        return os.EX_USAGE
     return 0
+
+
+def _unknown_command(word: str, known: Iterable[str]) -> str:
+    """Return the message for a word that is not a command, with the nearest one."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    hint = f"did you mean {near[0]}?" if near else "svcctl help lists the commands"
+    return f"there is no command {word!r}; {hint}"

@@ -20,9 +20,9 @@ __all__ = ["add_clients"]
 
 _TIMEOUT = 10.0
 _EXITS = (
-    "The exit status is 0, 1 for another answer than the one that was wanted, 64 for a wrong command line, 69 for a "
-    "server that can't be reached or does not answer in time, 74 when the input or output fails, 76 for a server that "
-    "does not keep to the protocol or whose certificate can't be trusted, and that of SIGINT after Ctrl-C."
+    "The exit status is 0 for the expected answer, 1 for another one, 64 for a wrong command line, 69 for a server "
+    "that can't be reached or does not answer in time, 74 for an error of the input or output, 76 for a server that "
+    "violates the protocol or whose certificate can't be trusted, and that of SIGINT after Ctrl-C."
 )
 #: The ports of command lines without one.
 _PORTS = {name: builtin.port for name, builtin in BUILTINS.items() if builtin.client == name}
@@ -38,7 +38,7 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
     _add_get(add)
     for name, text in (
         ("daytime", "ask a server for the date and the time, as text (RFC 867)"),
-        ("time", "ask a server for the time (RFC 868), and compare it with this clock"),
+        ("time", "ask a server for the time (RFC 868), and compare it with the local clock"),
     ):
         clock = add(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXITS)
         _add_place(clock)
@@ -50,14 +50,14 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_echo(add: Callable[..., argparse.ArgumentParser]) -> None:
     echo = add(
         "echo",
-        help="send lines to a server, and show what it answers",
-        description="Sends what is typed, or comes by the standard input, and shows what the server answers; the end "
-        "of the input ends it, once everything is answered. With words it sends them as one line, and says whether "
-        "they came back.",
+        help="send lines to a server, and print its answers",
+        description="Sends the lines of the standard input and prints the answers of the server. It ends after the end "
+        "of the input, once every line is answered. With words it sends these as one line, and prints whether the same "
+        "line came back.",
         epilog=_EXITS,
     )
     _add_place(echo)
-    echo.add_argument("words", nargs="*", default=[], metavar="WORD", help="what to send, and to get back")
+    echo.add_argument("words", nargs="*", default=[], metavar="WORD", help="the words of the line to send")
     _add_ways(echo)
     echo.set_defaults(run=partial(_run, "echo"))
 
@@ -66,15 +66,15 @@ def _add_get(add: Callable[..., argparse.ArgumentParser]) -> None:
     get = add(
         "get",
         help="fetch a URL over HTTP",
-        description="Writes what an http or https URL leads to on the standard output. A response of 400 and more is "
-        "another answer than the one that was wanted.",
+        description="Writes the resource at an http or https URL to the standard output. The exit status is 1 for a "
+        "response with a status of 400 or more.",
         epilog=_EXITS,
     )
-    get.add_argument("url", metavar="URL", help="of http or https; without a scheme it is http")
-    get.add_argument("-i", "--include", action="store_true", help="write the head of the response, too")
-    get.add_argument("-I", "--head", action="store_true", help="ask for the head alone (HEAD), and write it")
+    get.add_argument("url", metavar="URL", help="an http or https URL; without a scheme http")
+    get.add_argument("-i", "--include", action="store_true", help="also write the header of the response")
+    get.add_argument("-I", "--head", action="store_true", help="request and write only the header (HEAD)")
     get.add_argument("-L", "--location", action="store_true", help="follow redirects, 10 at most")
-    get.add_argument("--unix", metavar="PATH", help="connect to this UNIX socket, whatever the host is")
+    get.add_argument("--unix", metavar="PATH", help="connect to this UNIX socket instead of the host")
     _add_common(get)
     _add_tls(get)
     get.set_defaults(run=partial(_run, "get"))
@@ -83,52 +83,57 @@ def _add_get(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _add_probe(add: Callable[..., argparse.ArgumentParser]) -> None:
     probe = add(
         "probe",
-        help="say whether a server is up, and what it is like",
-        description="Connects to a server, over TLS if that is asked for, and says which address has answered, how "
-        "long it took, what it says by itself and whether its certificate can be trusted; one that can't is another "
-        "answer than the one that was wanted.",
+        help="check whether a server is up, and describe its connection",
+        description="Connects to a server, with --tls over TLS, and prints the address that answered, the time that it "
+        "took, the banner, and whether the certificate can be trusted. The exit status is 1 if it can't.",
         epilog=_EXITS,
     )
     _add_place(probe)
-    probe.add_argument("--retries", type=count_of, default=0, metavar="N", help="try again so often until it is up")
-    probe.add_argument("--wait", type=seconds_of, default=1.0, metavar="SECONDS", help="before each; default: 1")
-    text = "how long to wait for what it says by itself; default: 0.5"
+    probe.add_argument(
+        "--retries", type=count_of, default=0, metavar="N", help="number of further attempts; default: 0"
+    )
+    probe.add_argument(
+        "--wait", type=seconds_of, default=1.0, metavar="SECONDS", help="pause before each further attempt; default: 1"
+    )
+    text = "how long to wait for a banner; default: 0.5"
     probe.add_argument("--banner", type=seconds_of, default=0.5, metavar="SECONDS", help=text)
-    probe.add_argument("--json", action="store_true", help="print what was found as JSON")
+    probe.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_common(probe)
-    probe.add_argument("--tls", action="store_true", help="shake hands")
+    probe.add_argument("--tls", action="store_true", help="connect over TLS")
     _add_tls(probe)
     probe.set_defaults(run=partial(_run, "probe"))
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
     usual = _PORTS.get(parser.prog.rpartition(" ")[2])
-    parser.add_argument("host", metavar="HOST", help="its name or address, or the absolute path of a UNIX socket")
-    text = f"by number or by name; default: {usual}" if usual else "by number or by name"
+    parser.add_argument(
+        "host", metavar="HOST", help="name or address of the server, or the absolute path of a UNIX socket"
+    )
+    text = f"port number or name; default: {usual}" if usual else "port number or name"
     parser.add_argument("port", metavar="PORT", nargs="?", help=text)
 
 
 def _add_ways(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-u", "--udp", action="store_true", help="over UDP; what is not answered is sent again")
+    parser.add_argument("-u", "--udp", action="store_true", help="use UDP; requests without an answer are repeated")
     _add_common(parser)
-    parser.add_argument("--tls", action="store_true", help="over TLS")
+    parser.add_argument("--tls", action="store_true", help="connect over TLS")
     _add_tls(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     versions = parser.add_mutually_exclusive_group()
-    versions.add_argument("-4", dest="family", action="store_const", const=socket.AF_INET, help="over IPv4 alone")
-    versions.add_argument("-6", dest="family", action="store_const", const=socket.AF_INET6, help="over IPv6 alone")
-    text = f"how long the server may take to accept, and then to say something; default: {_TIMEOUT:g}"
+    versions.add_argument("-4", dest="family", action="store_const", const=socket.AF_INET, help="use only IPv4")
+    versions.add_argument("-6", dest="family", action="store_const", const=socket.AF_INET6, help="use only IPv6")
+    text = f"timeout for the connection, and then for each answer; default: {_TIMEOUT:g}"
     parser.add_argument("--timeout", type=seconds_of, default=_TIMEOUT, metavar="SECONDS", help=text)
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--name", metavar="NAME", help="whose certificate it must have; default: the host's")
-    parser.add_argument("--ca", metavar="FILE", help="certificates to trust, in PEM, instead of the machine's")
-    parser.add_argument("--cert", metavar="FILE", help="a certificate of your own, in PEM, with its chain")
-    parser.add_argument("--key", metavar="FILE", help="its key; default: it is in the file of --cert")
-    parser.add_argument("--insecure", action="store_true", help="talk to whoever answers, trusted or not")
+    parser.add_argument("--name", metavar="NAME", help="name that the certificate must have; default: HOST")
+    parser.add_argument("--ca", metavar="FILE", help="trusted certificates, in PEM; default: those of the system")
+    parser.add_argument("--cert", metavar="FILE", help="client certificate with its chain, in PEM")
+    parser.add_argument("--key", metavar="FILE", help="key of the client certificate; default: in the file of --cert")
+    parser.add_argument("--insecure", action="store_true", help="do not verify the certificate")
 
 
 def _run(name: str, chosen: argparse.Namespace) -> int:

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 __all__ = ["bash", "zsh"]
 
 _BASH_KINDS = {"files": "compgen -f", "folders": "compgen -d"}
+#: The arguments of the program that lists the values of a kind.
+_LISTS = {"services": "names", "options": "options --format names"}
 
 
 def _bash_values(argument: ParserArgument) -> str:
     """Return a command that prints the values that begin with $cur; empty if there are none."""
     if argument.words:
         return f"compgen -W {shlex.quote(' '.join(argument.words))}"
+    if argument.kind in _LISTS:
+        return f'compgen -W "$("${{self[@]}}" {_LISTS[argument.kind]} 2>/dev/null)"'
     return _BASH_KINDS.get(argument.kind, "")
 
 
@@ -36,9 +40,12 @@ def bash(parser: argparse.ArgumentParser) -> str:
     lines = [
         f"# bash completion for {parser.prog}",
         f"_{parser.prog}() {{",
-        '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" word',
+        '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" word last=""',
+        '    local -a self=("${COMP_WORDS[0]}")',
         "    COMPREPLY=()",
         '    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do',
+        '        [[ $last == --control ]] && self+=(--control "$word")',
+        "        last=$word",
         f"        case $word in {'|'.join(names.split())}) command=$word; break ;; esac",
         "    done",
         "    case $command,$prev in",
@@ -63,7 +70,11 @@ def bash(parser: argparse.ArgumentParser) -> str:
     return "\n".join(lines) + "\n"
 
 
-_ZSH_KINDS = {"files": "_files", "folders": "_files -/"}
+_ZSH_KINDS = {
+    "files": "_files",
+    "folders": "_files -/",
+    **{kind: f'{{compadd -- ${{(f)"$(svcctl {words} 2>/dev/null)"}}}}' for kind, words in _LISTS.items()},
+}
 
 
 def _zsh_text(text: str) -> str:

@@ -105,14 +105,18 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
                 parser.add_argument(argument.name, nargs=count, metavar=argument.name.upper(), help=argument.help)
         parser.add_argument("--json", action="store_true", help="print the answer as JSON")
         parser.set_defaults(run=_run, command=command)
-    top = add("top", help="status, again each second", description="Status, again each second.")
+    top = add(
+        "top",
+        help="show the status, refreshed each second",
+        description="Shows the status, refreshed each second; q ends it.",
+    )
     top.add_argument(
         "--sort",
         choices=("connections", "rate", "service"),
         default="connections",
         help="what the first rows have most of, or the names; default: connections",
     )
-    top.add_argument("--count", type=count_of, default=0, metavar="N", help="stop after N times")
+    top.add_argument("--count", type=count_of, default=0, metavar="N", help="end after N refreshes")
     top.set_defaults(run=_top)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -22,12 +22,60 @@ from svcd.model import SocketType
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import tzinfo
 
     from svcd.access.explain import Step
     from svcd.access.rules import AccessRules
     from svcd.config.service import Config, Service
 
-__all__ = ["explanation", "moment_of", "services_named"]
+__all__ = ["Explanation", "explained", "explanation", "moment_of", "services_named"]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Result of a dry run of an admission.
+
+    Attributes:
+        service: the service.
+        address: the address of the client, as given.
+        moment: the time of the dry run, in seconds since 1970.
+        zone: the time zone of the rules; None for the machine's.
+        steps: the checks, up to the one that refuses.
+    """
+
+    service: Service
+    address: str
+    moment: float
+    zone: tzinfo | None
+    steps: Sequence[Step]
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the client would be admitted, as far as the services file decides."""
+        return self.steps[-1].outcome is not StepOutcome.REFUSES
+
+    @property
+    def verdict(self) -> str:
+        """The result as text."""
+        verdict = _verdict(self.steps)
+        header = self.steps[0].check is RefusalReason.PROXY
+        return f"if its PROXY header has no client: {verdict}" if header else verdict
+
+    @property
+    def certificate(self) -> str:
+        """What an admitted client needs for TLS; empty if it needs no certificate."""
+        return "".join(_certificate(self.service)) if self.admitted else ""
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of the explanation."""
+        clock = datetime.fromtimestamp(self.moment, self.zone)
+        zone = self.service.options.access_zone or clock.astimezone().tzname()
+        kind = "a datagram" if self.service.net.shape is SocketType.DATAGRAM else "a connection"
+        yield f"{kind} to {self.service.id} from {self.address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
+        yield from _table(self.steps)
+        yield self.verdict
+        if self.certificate:
+            yield self.certificate
 
 
 def services_named(config: Config, name: str) -> list[Service]:
@@ -77,7 +125,19 @@ def explanation(
     host_of: Callable[[str], str | None] = confirmed_system_host_of,
     addresses_of: Callable[[str], frozenset[int]] = system_numbers_of,
 ) -> tuple[bool, list[str]]:
-    """Return whether a client would be admitted, and the lines of the explanation.
+    """Return whether a client would be admitted, and the lines of the explanation; the arguments of explained()."""
+    found = explained(service, address, at, host_of, addresses_of)
+    return found.admitted, list(found.lines())
+
+
+def explained(
+    service: Service,
+    address: str,
+    at: str | None,
+    host_of: Callable[[str], str | None] = confirmed_system_host_of,
+    addresses_of: Callable[[str], frozenset[int]] = system_numbers_of,
+) -> Explanation:
+    """Return the explanation for a client of a service.
 
     Args:
         service: the service.
@@ -104,16 +164,7 @@ def explanation(
         load=os.getloadavg()[0] if at is None else None,
         datagram=datagram,
     )
-    steps = explain(rules, query)
-    clock = datetime.fromtimestamp(query.moment, rules.zone)
-    zone = service.options.access_zone or clock.astimezone().tzname()
-    kind = "a datagram" if datagram else "a connection"
-    head = f"{kind} to {service.id} from {address}, {clock:%a %Y-%m-%d %H:%M} {zone}:"
-    verdict = _verdict(steps)
-    if steps[0].check is RefusalReason.PROXY:
-        verdict = f"if its PROXY header has no client: {verdict}"
-    admitted = steps[-1].outcome is not StepOutcome.REFUSES
-    return admitted, [head, *_table(steps), verdict, *(_certificate(service) if admitted else ())]
+    return Explanation(service, address, query.moment, rules.zone, explain(rules, query))
 
 
 def _numbers(name: str, addresses_of: Callable[[str], frozenset[int]]) -> frozenset[int]:

@@ -32,16 +32,16 @@ def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa
     """
     where = ", ".join(map(str, SYSTEM_PREFIXES))
     texts = {
-        "install": "write systemd unit, services file, manual page and shell completion for this installation of svcd",
-        "uninstall": "remove what install has written, but for files that were edited since",
+        "install": "install the systemd units, services file, manual pages and shell completion of svcd",
+        "uninstall": "remove the installed files, except those that were edited",
     }
     for name, run in (("install", partial(_install, parser)), ("uninstall", _uninstall)):
         command = commands.add_parser(
             name,
             help=texts[name],
-            description=f"{texts[name].capitalize()}. An edited file is never overwritten: the new version is written "
-            "beside it, as NAME.new. The exit status is 69 if svcd can't run as a service from here, 73 if a file "
-            "can't be written, 77 if the system does not permit it.",
+            description=f"{texts[name][0].upper()}{texts[name][1:]}. An edited file is never "
+            "overwritten: the new version is written beside it, as NAME.new. The exit status is 69 if svcd can't run as "
+            "a service from here, 73 if a file can't be written, 77 if the system does not permit it.",
         )
         command.add_argument(
             "--prefix",
@@ -49,7 +49,7 @@ def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa
             default=USUAL_PREFIX,
             help=f"default: {USUAL_PREFIX}; systemd looks below {where}",
         )
-        command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        command.add_argument("--dry-run", action="store_true", help="print what would be done, and change nothing")
         command.set_defaults(run=run)
 
 

@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["manual", "roff"]
 
 _EXITS = {
-    0: "It was done.",
-    1: "The daemon declines; a client would be refused (explain); a server has answered, but otherwise than it should.",
+    0: "Success.",
+    1: "The daemon refuses the command; a client would be refused (explain); the machine can't serve a service "
+    "(check); a server sent another answer than expected.",
     64: "The command line is wrong.",
-    69: "Nobody answers: no daemon, no server that could be reached in time. svcd can't run from here (install).",
+    69: "The daemon or the server can't be reached or does not answer in time. svcd can't run as a service from here "
+    "(install).",
     73: "A file can't be written (install).",
-    74: "The standard input or output fails.",
-    75: "The daemon is busy, or an upgrade has just replaced it; ask again.",
-    76: "A server does not keep to the protocol, or its certificate can't be trusted.",
-    77: "It is not permitted (install).",
+    74: "An error of the standard input or output.",
+    75: "The daemon is busy, or an upgrade has just replaced it; try again.",
+    76: "A server violates the protocol, or its certificate can't be trusted.",
+    77: "Permission denied (install).",
     78: "The services file has mistakes.",
 }
 

@@ -10,13 +10,15 @@ from svcd import __version__
 from svcd.cli.man_page import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
+from svcd.config.statement import nearest
+from svcd.errors import UsageError
 from svcd.model import SocketType
 from svcd.protocols.catalog import BUILTINS, Builtin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["FORMATS"]
+__all__ = ["FORMATS", "description_of"]
 
 
 def _grouped() -> Iterator[tuple[str, list[OptionInfo]]]:
@@ -41,16 +43,42 @@ def _text() -> str:
     for heading, infos in _grouped():
         lines.append(f"{heading}:")
         for info in infos:
-            lines += [
-                f"  {info.name}=",
-                textwrap.fill(info.help, 96, initial_indent=" " * 6, subsequent_indent=" " * 6),
-            ]
-            lines.append(f"      ({_facts(info)})")
+            lines += _option_lines(info)
     lines.append("Built-ins:")
-    for name, builtin in BUILTINS.items():
-        text = textwrap.fill(_builtin_facts(builtin), 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        lines += [f"  {name}", text]
+    for name in BUILTINS:
+        lines += _builtin_lines(name)
     return "\n".join(lines) + "\n"
+
+
+def _option_lines(info: OptionInfo) -> list[str]:
+    return [f"  {info.name}=", _filled(info.help), f"      ({_facts(info)})"]
+
+
+def _builtin_lines(name: str) -> list[str]:
+    return [f"  {name}", _filled(_builtin_facts(BUILTINS[name]))]
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def description_of(name: str) -> str:
+    """Return the description of an option or a built-in as text.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    wanted = name.removesuffix("=")
+    lines = _option_lines(TABLE[wanted]) if wanted in TABLE else []
+    if wanted in BUILTINS:
+        lines += _builtin_lines(wanted)
+    if not lines:
+        raise UsageError(f"there is no option or built-in {name!r}{nearest(wanted, [*TABLE, *BUILTINS])}")
+    return "\n".join(lines) + "\n"
+
+
+def _names() -> str:
+    return "".join(f"{name}\n" for name in [*TABLE, *BUILTINS])
 
 
 def _markdown() -> str:
@@ -136,4 +164,9 @@ def _man() -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS: Mapping[str, Callable[[], str]] = {"text": _text, "markdown": _markdown, "man": _man}
+FORMATS: Mapping[str, Callable[[], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "man": _man,
+    "names": _names,
+}

@@ -14,6 +14,8 @@ __all__ = ["ParserArgument", "ParserCommand", "commands_of"]
 #: The labels of arguments whose values are names of files, or of directories.
 _FILES = frozenset({"FILE", "PATH", "file"})
 _FOLDERS = frozenset({"DIR"})
+#: The labels of arguments whose values svcctl itself lists: the names of services, and of options and built-ins.
+_LISTED = {"SERVICE": "services", "OPTION": "options"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class ParserArgument:
         names: the names of the option; none for a positional argument.
         help: its help line.
         label: the label of its value; empty if it takes none.
-        kind: the kind of its value: words, files, folders or text.
+        kind: the kind of its value: words, files, folders, services, options or text.
         words: the permitted values, if they are limited.
         arity: the nargs of a positional argument: ?, * or +; empty if it is required.
     """
@@ -80,6 +82,12 @@ def commands_of(parser: argparse.ArgumentParser) -> list[ParserCommand]:
     return found
 
 
+def _kind_of(label: str) -> str:
+    if label in _FILES:
+        return "files"
+    return "folders" if label in _FOLDERS else _LISTED.get(label, "text")
+
+
 def _arguments(parser: argparse.ArgumentParser) -> tuple[ParserArgument, ...]:
     found = []
     for action in _actions(parser):
@@ -88,7 +96,7 @@ def _arguments(parser: argparse.ArgumentParser) -> tuple[ParserArgument, ...]:
         takes = action.nargs != 0
         label = str(action.metavar or action.dest) if takes else ""
         words = tuple(map(str, action.choices)) if action.choices is not None else ()
-        kind = "words" if words else "files" if label in _FILES else "folders" if label in _FOLDERS else "text"
+        kind = "words" if words else _kind_of(label)
         text = (action.help or "").replace("%%", "%")
         arity = action.nargs if isinstance(action.nargs, str) else ""
         found.append(ParserArgument(tuple(action.option_strings), text, label, kind, words, arity))

@@ -56,34 +56,42 @@ class Command(NamedTuple):
     arguments: tuple[Argument, ...] = ()
 
 
-_SERVICE = Argument("service", str, "its name, or name/protocol")
+_SERVICE = Argument("service", str, "name, or name/protocol")
 _NEEDED = _SERVICE._replace(needed=True)
-_NOW = Argument("now", bool, "end the connections of services that are no more")
+_NOW = Argument("now", bool, "close the connections of removed services")
 _STRICT = Argument("strict", bool, "change nothing if a service can't be served")
-_EMPTY = Argument("allow_empty", bool, "obey a services file in which no service is enabled")
-_OLD = Argument("now", bool, "end the old daemon's connections within their shutdown_timeout")
+_EMPTY = Argument("allow_empty", bool, "accept a services file in which no service is enabled")
+_OLD = Argument("now", bool, "close the old daemon's connections within their shutdown_timeout")
 _LEVEL = Argument("level", str, "debug, info, notice, warn, error or critical", needed=True)
-_TIMEOUT = Argument("timeout", float, "how many seconds the new daemon may take to be ready; default: 60")
-_FILE = Argument("file", str, "another services file than the daemon's")
+_TIMEOUT = Argument("timeout", float, "maximum time until the new daemon is ready, in seconds; default: 60")
+_FILE = Argument("file", str, "a services file other than the daemon's")
 #: All commands, in the order of the manual.
 COMMANDS: dict[str, Command] = {
     command.name: command
     for command in (
-        Command("status", "what runs, and how many connections there are"),
-        Command("show", "all that is known of a service", (_NEEDED,)),
-        Command("connections", "the connections, and what those that are not served yet wait for", (_SERVICE,)),
-        Command("kick", "end a connection, or all of a client", (Argument("who", str, "id, or address", needed=True),)),
-        Command("enable", "listen again for a service that was disabled, or try a broken one now", (_NEEDED,)),
-        Command("disable", "listen no more for a service, until the next reload", (_NEEDED,)),
-        Command("pause", "let new clients wait, of a service or of all", (_SERVICE,)),
-        Command("resume", "go on", (_SERVICE,)),
-        Command("restart", "start a service's launcher anew, which refuses nobody", (_NEEDED,)),
-        Command("reload", "go over to what the services file says", (_NOW, _STRICT, _EMPTY)),
-        Command("diff", "what a reload would change", (_FILE,)),
-        Command("upgrade", "start svcd's program anew, which takes over without refusing anybody", (_OLD, _TIMEOUT)),
-        Command("drain", "listen no more, and stop when the last connection has ended"),
-        Command("stop", "stop, as SIGTERM does"),
-        Command("log-level", "what is logged", (_LEVEL,)),
+        Command("status", "show the state and the connections of each service"),
+        Command("show", "show the settings and the counters of a service", (_NEEDED,)),
+        Command("connections", "list the connections, and what those that are not served yet wait for", (_SERVICE,)),
+        Command(
+            "kick",
+            "close a connection by its id, or all connections of a client",
+            (Argument("who", str, "connection id, or client address", needed=True),),
+        ),
+        Command("enable", "start a disabled service, or retry a broken one", (_NEEDED,)),
+        Command("disable", "stop listening for a service, until enable or a reload", (_NEEDED,)),
+        Command("pause", "stop accepting connections of a service, or of all; new clients wait", (_SERVICE,)),
+        Command("resume", "accept the connections of a paused service, or of all, again", (_SERVICE,)),
+        Command("restart", "restart the launcher of a service; no client is refused", (_NEEDED,)),
+        Command("reload", "read the services file again and apply the changes", (_NOW, _STRICT, _EMPTY)),
+        Command("diff", "show what a reload would change", (_FILE,)),
+        Command(
+            "upgrade",
+            "replace the daemon by a new process of the installed program; no client is refused",
+            (_OLD, _TIMEOUT),
+        ),
+        Command("drain", "stop listening, and stop the daemon after the last connection"),
+        Command("stop", "stop the daemon, as SIGTERM does"),
+        Command("log-level", "set the lowest level of events that are logged", (_LEVEL,)),
     )
 }
 

@@ -72,7 +72,7 @@ def test_a_request() -> None:
         (b'{"command": "status", "arguments": {"x": 1}}', "no such argument"),
         (b'{"command": "show"}', "show needs service"),
         (b'{"command": "show", "arguments": {"service": 7}}', "service must be a string"),
-        (b'{"command": "kick", "arguments": {"who": ""}}', "who is empty: id, or address"),
+        (b'{"command": "kick", "arguments": {"who": ""}}', "who is empty: connection id, or client address"),
         (b'{"command": "pause", "arguments": {"service": " "}}', "service is empty"),
         (b'{"command": "diff", "arguments": {"file": ""}}', "file is empty"),
         (b'{"command": "reload", "arguments": {"now": 1}}', "now must be true or false"),
