@@ -40,8 +40,8 @@ def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa
             name,
             help=texts[name],
             description=f"{texts[name][0].upper()}{texts[name][1:]}. An edited file is never "
-            "overwritten: the new version is written beside it, as NAME.new. The exit status is 69 if svcd can't run as "
-            "a service from here, 73 if a file can't be written, 77 if the system does not permit it.",
+            "overwritten: the new version is written beside it, as NAME.new. The exit status is 69 if svcd can't run "
+            "as a service from here, 73 if a file can't be written, 77 if the system does not permit it.",
         )
         command.add_argument(
             "--prefix",
