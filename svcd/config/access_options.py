@@ -188,82 +188,103 @@ class AccessOptions:
         "no name. Over udp a host name stands for its addresses, which are looked up at the start and every five "
         "minutes, and a .domain is a mistake. Default: all clients.",
         xinetd="only_from",
+        systemd="IPAddressAllow=",
+        example="echo 7/tcp only_from=10.0.0.0/8,fd00::/8,.example.org",
     )  # fmt: skip
     no_access: tuple[SourcePattern, ...] = option(
         SOURCES, (), "access", "any",
         "Denied clients, in the same form as only_from. Of two equally specific matches, the one in no_access wins.",
         xinetd="no_access",
+        systemd="IPAddressDeny=",
+        example="echo 7/tcp no_access=10.1.2.3",
     )  # fmt: skip
     access_times: tuple[TimeRange, ...] = option(
         HOURS, (), "access", "any",
         "Times of day at which clients are allowed. Default: always.",
         xinetd="access_times",
+        example="echo 7/tcp access_times=8:00-12:00,13:00-18:00",
     )  # fmt: skip
     access_zone: str = option(
         ZONE, "", "access", "any",
         "Time zone of access_times. Default: the machine's.",
+        example="echo 7/tcp access_times=8:00-18:00 access_zone=Europe/Berlin",
     )  # fmt: skip
     max_load: float | None = option(
         LOAD, None, "access", "any",
         "Refuse all clients while the one-minute load average is at or above this value.",
         xinetd="max_load",
+        example="chargen 19/tcp max_load=4",
     )  # fmt: skip
     proxy_protocol: tuple[SourcePattern, ...] = option(
         PROXIES, (), "access", "stream",
         "Proxies that send a PROXY protocol header, version 1 or 2, at the start of each connection. Rules, limits "
         "and logs use the client address from the header. Bytes from other peers are treated as data.",
+        example="http 8080/tcp proxy_protocol=127.0.0.1,::1",
     )  # fmt: skip
 
     instances: int | None = option(
         LIMIT, None, "limits", "stream",
         "Maximum number of concurrent connections of the service. Default: 64 for spawned services, none for others.",
         xinetd="instances",
+        systemd="MaxConnections=",
+        example="echo 7/tcp instances=100",
     )  # fmt: skip
     per_source: int = option(
         LIMIT, UNLIMITED, "limits", "stream",
         "Maximum number of concurrent connections of the service from one source. At a UNIX socket a source is a user "
         "(SO_PEERCRED).",
         xinetd="per_source",
+        systemd="MaxConnectionsPerSource=",
+        example="echo 7/tcp per_source=5",
     )  # fmt: skip
     per_source_prefix: PrefixLengths = option(
         PREFIXES, PrefixLengths(), "limits", "any",
         "Prefix lengths of a source: all addresses with the same leading bits are one source. At a UNIX socket a "
         "source is a user.",
+        example="echo 7/tcp per_source=5 per_source_prefix=/24,/56",
     )  # fmt: skip
     on_limit: str = option(
         choice("refuse", "queue"), "refuse", "limits", "stream",
         "Action for connections over a limit (instances, --max-connections): refuse closes them, queue makes them "
         "wait until another connection ends.",
+        example="echo 7/tcp instances=100 on_limit=queue",
     )  # fmt: skip
     rate: Rate = option(
         RATE, NO_RATE, "limits", "any",
         "Maximum rate of connections, or of datagrams, of the service. Clients over the rate are refused until the "
         "rate allows the next one.",
         xinetd="cps",
+        systemd="TriggerLimitBurst=, TriggerLimitIntervalSec=",
+        example="echo 7/tcp rate=50/s",
     )  # fmt: skip
     per_source_rate: Rate | None = option(
         RATE, None, "limits", "any",
         "Maximum rate from one source. Default: 1000/s for built-ins over udp, none for others.",
+        example="echo 7/tcp per_source_rate=10/m",
     )  # fmt: skip
     rate_burst: int | None = option(
         COUNT, None, "limits", "any",
         "Maximum burst after a pause, for both rates. Default: the number in the rate.",
+        example="echo 7/tcp rate=50/s rate_burst=200",
     )  # fmt: skip
 
     banner: str = option(
         PATH, "", "log", "stream",
         "File sent to every client first, of at most 64 KiB, or 16 KiB for spawned services and tcpmux.",
         xinetd="banner",
+        example="echo 7/tcp banner=/etc/issue.net",
     )  # fmt: skip
     banner_success: str = option(
         PATH, "", "log", "stream",
         "File sent to allowed clients.",
         xinetd="banner_success",
+        example="echo 7/tcp banner_success=/etc/motd",
     )  # fmt: skip
     banner_fail: str = option(
         PATH, "", "log", "stream",
         "File sent to refused clients.",
         xinetd="banner_fail",
+        example="echo 7/tcp only_from=10.0.0.0/8 banner_fail=/etc/issue.net",
     )  # fmt: skip
     log_on_failure: tuple[str, ...] = option(
         choices("HOST", "ATTEMPT"), ("HOST",), "log", "any",
@@ -271,4 +292,5 @@ class AccessOptions:
         "attempts (ATTEMPT). Each reason has at most one line per second, with the number of refusals. With none, the "
         "lines are not written.",
         xinetd="log_on_failure",
+        example="echo 7/tcp log_on_failure=ATTEMPT",
     )  # fmt: skip

@@ -125,6 +125,8 @@ class OptionInfo:
         scope: a key of SCOPES, or the name of the built-in that it applies to.
         help: its description.
         xinetd: the corresponding words of xinetd.conf(5); empty if there are none.
+        systemd: the corresponding words of systemd.socket(5) and systemd.exec(5); empty if there are none.
+        example: a line of a services file.
     """
 
     name: str
@@ -134,6 +136,8 @@ class OptionInfo:
     scope: str
     help: str
     xinetd: str = ""
+    systemd: str = ""
+    example: str = ""
 
     def applies_to(self, net: NetProtocol, runs: str, builtins: Mapping[str, BuiltinInfo]) -> bool:
         """Return whether the option applies to a service.
@@ -161,7 +165,14 @@ class OptionInfo:
         return self.value_type.write(self.default)
 
 
-def option(value_type: ValueType[T], default: T | None, group: str, scope: str, text: str, *, xinetd: str = "") -> Any:  # noqa: ANN401 - as dataclasses.field
+def option(
+    value_type: ValueType[T],
+    default: T | None,
+    group: str,
+    scope: str,
+    text: str,
+    **more: str,
+) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Return a dataclass field of ServiceOptions that becomes a row of the table.
 
     Args:
@@ -170,7 +181,7 @@ def option(value_type: ValueType[T], default: T | None, group: str, scope: str, 
         group: a key of GROUPS.
         scope: a key of SCOPES, or the name of a built-in.
         text: its description.
-        xinetd: the corresponding words of xinetd.conf(5).
+        more: the attributes xinetd, systemd and example of OptionInfo.
     """
-    metadata = {"value_type": value_type, "group": group, "scope": scope, "help": text, "xinetd": xinetd}
+    metadata = {"value_type": value_type, "group": group, "scope": scope, "help": text, **more}
     return dataclasses.field(default=default, metadata=metadata)

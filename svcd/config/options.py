@@ -30,6 +30,7 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
     resolve: bool = option(
         YES_NO, False, "access", "stream",
         "Look up the host name of each client and log it. Lookups do not block the daemon.",
+        example="echo 7/tcp resolve=yes",
     )  # fmt: skip
     log_on_success: tuple[str, ...] | None = option(
         choices("PID", "HOST", "EXIT", "DURATION", "TRAFFIC"), None, "log", "stream",
@@ -40,46 +41,57 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
         "have closed theirs; inside a chroot= without /proc the bytes are not counted. Bytes of a Python handler are "
         "counted until it closes its socket.",
         xinetd="log_on_success",
+        example="echo 7/tcp log_on_success=HOST,EXIT",
     )  # fmt: skip
     utc: bool = option(
         YES_NO, False, "daytime", "daytime",
         "Send universal time (UTC) instead of local time.",
+        example="daytime 13/tcp utc=yes",
     )  # fmt: skip
     date_format: str = option(
         choice("classic", "iso8601"), "classic", "daytime", "daytime",
         "Date format: classic is Sat Nov 21 10:12:00 2026, iso8601 is 2026-11-21T10:12:00+01:00.",
+        example="daytime 13/tcp date_format=iso8601",
     )  # fmt: skip
     quotes: str = option(
         PATH, "", "qotd", "qotd",
         "File with the quotations, separated by lines that contain a single %. Quotations of 512 characters or more "
         "are ignored. Default: a built-in list.",
+        example="qotd 17/tcp quotes=/usr/share/games/fortunes/fortunes",
     )  # fmt: skip
     root: str = option(
         PATH, "", "http", "http",
         "Directory of the files to serve. Default: a page that greets the client.",
+        example="http 80/tcp root=/srv/www",
     )  # fmt: skip
     index: tuple[str, ...] = option(
         NAMES, ("index.html",), "http", "http",
         "Files to send when a directory is requested; the first one that exists is sent.",
+        example="http 80/tcp root=/srv/www index=index.html,index.htm",
     )  # fmt: skip
     symlinks: bool = option(
         YES_NO, False, "http", "http",
         "Follow symbolic links below root, including links to files outside root.",
+        example="http 80/tcp root=/srv/www symlinks=yes",
     )  # fmt: skip
     id: str = option(
         ID, "", "other", "any",
         "Name of the service in the log, in metrics and in svcctl, followed by its protocol. Required to distinguish "
         "services of the same name on several ports or addresses. Default: the service name.",
         xinetd="id",
+        example="echo 7007/tcp id=echo-test",
     )  # fmt: skip
     disable: bool = option(
         YES_NO, False, "other", "any",
         "Keep the line in the file but do not serve it.",
         xinetd="disable",
+        example="echo 7/tcp disable=yes",
     )  # fmt: skip
     description: str = option(
         TEXT, "", "other", "any",
         "Description of the service, as free text.",
+        systemd="Description=",
+        example="echo 7/tcp description='Test of the line'",
     )  # fmt: skip
 
 

@@ -234,11 +234,15 @@ class HandlerOptions:
         "Program and its arguments, quoted as one word. It is started for each connection, with the connection as "
         "standard input, output and error. Datagram services require wait=yes.",
         xinetd="server, server_args",
+        systemd="ExecStart=",
+        example="finger 79/tcp server='/usr/sbin/in.fingerd -w'",
     )  # fmt: skip
     argv0: str = option(
         TEXT, "", "handler", "server",
         "Name that the program gets as argv[0]. Default: its path.",
         xinetd="flags = NAMEINARGS",
+        systemd="ExecStart=@",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd argv0=fingerd",
     )  # fmt: skip
     wait: bool = option(
         YES_NO, False, "handler", "server",
@@ -246,134 +250,183 @@ class HandlerOptions:
         "when the process has ended. A reload that takes the socket away from the service ends the process: SIGTERM, "
         "and SIGKILL after shutdown_timeout.",
         xinetd="wait",
+        systemd="Accept=no",
+        example="tftp 69/udp server='/usr/sbin/in.tftpd' wait=yes",
     )  # fmt: skip
     python: str = option(
         REFERENCE, "", "handler", "stream",
         "Python handler: a socketserver.BaseRequestHandler, or a callable that takes the socket and the client "
         "address.",
+        example="greet 7010/tcp python=greet:Greeter",
     )  # fmt: skip
     python_path: tuple[str, ...] = option(
         PATHS, (), "handler", "python",
         "Directories to search for the module before Python's own.",
+        example="greet 7010/tcp python=greet:Greeter python_path=/srv/handlers",
     )  # fmt: skip
     model: str = option(
         choice("process", "thread"), "process", "handler", "python",
         "Concurrency model: process forks a process for each connection from a process that has imported the module, "
         "thread runs each connection in a thread of that process.",
+        example="chat 7010/tcp python=chat:Chat model=thread",
     )  # fmt: skip
     factory: str = option(
         REFERENCE, "", "handler", "stream",
         "Twisted Factory that runs in the daemon, or a callable that takes the service's options and returns one.",
+        example="chat 7010/tcp factory=chat:factory",
     )  # fmt: skip
     redirect: HostPort | None = option(
         HOST_PORT, None, "handler", "stream",
         "Forward each connection to this server. The host name is looked up for each connection.",
         xinetd="redirect",
+        systemd="systemd-socket-proxyd",
+        example="www 8080/tcp redirect=127.0.0.1:80",
     )  # fmt: skip
     send_proxy: str | None = option(
         or_none(choice("v1", "v2")), None, "handler", "redirect",
         "Send a PROXY protocol header of this version, with the client address, at the start of each connection to "
         "the redirect= server.",
+        example="www 8080/tcp redirect=127.0.0.1:80 send_proxy=v2",
     )  # fmt: skip
     mux: bool = option(
         YES_NO, False, "handler", "stream",
         "Offer the service by name on the tcpmux service as well.",
         xinetd="type = TCPMUX",
+        example="greet 7010/tcp python=greet:Greeter mux=yes",
     )  # fmt: skip
 
     user: str = option(
         WORD, "", "process", "spawned",
         "User of the process, by name or number. Default: the daemon's.",
         xinetd="user",
+        systemd="User=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd user=nobody",
     )  # fmt: skip
     groups: bool = option(
         YES_NO, False, "process", "spawned",
         "Give the process the supplementary groups of its user.",
         xinetd="groups",
+        systemd="SupplementaryGroups=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd user=nobody groups=yes",
     )  # fmt: skip
     umask: int = option(
         MODE, 0o022, "process", "spawned",
         "File mode creation mask of the process (umask(2)).",
         xinetd="umask",
+        systemd="UMask=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd umask=0077",
     )  # fmt: skip
     nice: int = option(
         NICE, 0, "process", "spawned",
         "Scheduling priority of the process, as in nice(1), added to the daemon's. Values below 0 require root.",
         xinetd="nice",
+        systemd="Nice=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd nice=10",
     )  # fmt: skip
     cwd: str = option(
         PATH, "/", "process", "spawned",
         "Working directory of the process, inside chroot= if that is set.",
+        systemd="WorkingDirectory=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd cwd=/srv",
     )  # fmt: skip
     chroot: str = option(
         PATH, "", "process", "spawned",
         "Root directory of the process. The program is looked up inside it.",
+        systemd="RootDirectory=",
+        example="quiet 7010/tcp server=/bin/cat chroot=/srv/jail",
     )  # fmt: skip
     env: tuple[tuple[str, str], ...] = option(
         ENVIRONMENT, (), "process", "spawned",
         "Environment variables of the process. It gets no others, except those of passenv= and those that svcd sets.",
         xinetd="env",
+        systemd="Environment=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd env='LANG=C.UTF-8 TZ=UTC'",
     )  # fmt: skip
     passenv: tuple[str, ...] = option(
         VARIABLES, (), "process", "spawned",
         "Environment variables of the daemon to pass to the process.",
         xinetd="passenv",
+        systemd="PassEnvironment=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd passenv=LANG,TZ",
     )  # fmt: skip
     rlimit_as: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
         "Maximum address space of the process (RLIMIT_AS). Default of this limit and the next ones: the daemon's "
         "limit.",
         xinetd="rlimit_as",
+        systemd="LimitAS=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_as=256M",
     )  # fmt: skip
     rlimit_data: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
         "Maximum size of data and heap (RLIMIT_DATA).",
         xinetd="rlimit_data",
+        systemd="LimitDATA=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_data=64M",
     )  # fmt: skip
     rlimit_stack: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
         "Maximum size of the stack (RLIMIT_STACK).",
         xinetd="rlimit_stack",
+        systemd="LimitSTACK=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_stack=8M",
     )  # fmt: skip
     rlimit_core: int | None = option(
         SIZE_LIMIT, None, "process", "spawned",
         "Maximum size of a core file (RLIMIT_CORE); 0 disables core files.",
+        systemd="LimitCORE=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_core=0",
     )  # fmt: skip
     rlimit_cpu: int | None = option(
         SECONDS_LIMIT, None, "process", "spawned",
         "Maximum processor time (RLIMIT_CPU).",
         xinetd="rlimit_cpu",
+        systemd="LimitCPU=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_cpu=10s",
     )  # fmt: skip
     rlimit_nofile: int | None = option(
         COUNT_LIMIT, None, "process", "spawned",
         "Maximum number of open files (RLIMIT_NOFILE); none raises it to the daemon's hard limit.",
         xinetd="rlimit_files",
+        systemd="LimitNOFILE=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_nofile=64",
     )  # fmt: skip
     rlimit_nproc: int | None = option(
         COUNT_LIMIT, None, "process", "spawned",
         "Maximum number of processes of the user (RLIMIT_NPROC); not enforced for root.",
+        systemd="LimitNPROC=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_nproc=50",
     )  # fmt: skip
     no_new_privs: bool = option(
         YES_NO, False, "process", "spawned",
         "Deny new privileges to the process and its children, for example from a set-user-ID bit "
         "(PR_SET_NO_NEW_PRIVS).",
+        systemd="NoNewPrivileges=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd no_new_privs=yes",
     )  # fmt: skip
     listen_fds: bool = option(
         YES_NO, False, "process", "server",
         "Pass the socket as descriptor 3 as well, as systemd does (LISTEN_FDS). LISTEN_FDNAMES is connection, or with "
         "wait=yes the service name.",
+        systemd="ListenStream= (protocol of sd_listen_fds)",
+        example="echo 7010/tcp server=/usr/local/bin/socket-daemon wait=yes listen_fds=yes",
     )  # fmt: skip
     stderr: str = option(
         choice("client", "log"), "client", "process", "spawned",
         "Destination of the standard error of the process: the client, or the log, line by line.",
+        systemd="StandardError=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd stderr=log",
     )  # fmt: skip
     stderr_rate: OutputRate | None = option(
         OUTPUT_RATE, OutputRate(100, 65_536), "process", "spawned",
         "Maximum rate of lines and bytes that all processes of the service together write to the log (stderr=log, and "
         "output of Python handlers). Lines over the rate are dropped, and one line per second gives their number.",
+        systemd="LogRateLimitBurst=, LogRateLimitIntervalSec=",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd stderr=log stderr_rate=20/s,8K/s",
     )  # fmt: skip
     launcher_idle: float | None = option(
         or_none(TIMEOUT), 60.0, "process", "spawned",
         "Stop the launcher, the process that starts the handlers, when it has had no handler for this time; this "
         "frees its memory. The next client waits until a new launcher has started and imported the Python module.",
+        example="finger 79/tcp server=/usr/sbin/in.fingerd launcher_idle=10m",
     )  # fmt: skip

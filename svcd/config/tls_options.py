@@ -89,52 +89,67 @@ class TlsOptions:
         or_none(PATH), None, "tls", "tls",
         "PEM file with the certificate, followed by the intermediate certificates. Enables TLS. The file is read "
         "again when it changes.",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_key=/etc/svcd/tls/key.pem",
     )  # fmt: skip
     tls_key: str | None = option(
         or_none(PATH), None, "tls", "tls",
         "PEM file with the private key of the certificate, without a passphrase. Default: tls_cert contains the key.",
+        systemd="LoadCredential=",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_key=/etc/svcd/tls/key.pem",
     )  # fmt: skip
     tls_min: str = option(
         choice("1.2", "1.3"), "1.2", "tls", "tls",
         "Minimum TLS version.",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_min=1.3",
     )  # fmt: skip
     tls_sni: str | None = option(
         or_none(PATH), None, "tls", "tls",
         "Directory of certificates for the host names that clients request (SNI). NAME.pem contains the certificate, "
         "the intermediate certificates and the key; _.example.org.pem is for all names with one label before "
         ".example.org.",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_sni=/etc/svcd/tls/sites",
     )  # fmt: skip
     tls_unknown_name: str = option(
         choice("default", "refuse"), "default", "tls", "tls",
         "Action for clients that request no host name, or one that is not in tls_sni: default sends them tls_cert, "
         "refuse ends the handshake.",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_sni=/etc/svcd/tls/sites "
+        "tls_unknown_name=refuse",
     )  # fmt: skip
     tls_alpn: tuple[str, ...] | None = option(
         ALPN, None, "tls", "tls",
         "Offered application protocols (ALPN), the preferred one first. Clients that offer only other protocols are "
         "refused. Default: http/1.1 for http and status; other services do not use ALPN.",
+        example="chat 7010/tcp factory=chat:factory tls_cert=/etc/svcd/tls/cert.pem tls_alpn=chat",
     )  # fmt: skip
     tls_client_ca: str | None = option(
         or_none(PATH), None, "tls", "tls",
         "PEM file with the certificate authorities of client certificates. Enables the request for a client "
         "certificate.",
+        example="echo 7010/tcp tls_cert=/etc/svcd/tls/cert.pem tls_client_ca=/etc/svcd/tls/ca.pem",
     )  # fmt: skip
     tls_client: str = option(
         choice("required", "optional"), "required", "tls", "tls",
         "With tls_client_ca, whether clients must send a certificate. A certificate that a client sends must be valid "
         "in both cases.",
+        example="echo 7010/tcp tls_cert=/etc/svcd/tls/cert.pem tls_client_ca=/etc/svcd/tls/ca.pem tls_client=optional",
     )  # fmt: skip
     tls_client_names: tuple[ClientName, ...] = option(
         CLIENT_NAMES, (), "tls", "tls",
         "Allowed subject alternative names of client certificates. Default: all certificates of tls_client_ca.",
+        example="echo 7010/tcp tls_cert=/etc/svcd/tls/cert.pem "
+        "tls_client_ca=/etc/svcd/tls/ca.pem tls_client_names=*.example.org",
     )  # fmt: skip
     tls_crl: str | None = option(
         or_none(PATH), None, "tls", "tls",
         "PEM file with the certificate revocation lists of all authorities in tls_client_ca. The file is read again "
         "when it changes.",
+        example="echo 7010/tcp tls_cert=/etc/svcd/tls/cert.pem "
+        "tls_client_ca=/etc/svcd/tls/ca.pem tls_crl=/etc/svcd/tls/ca.crl",
     )  # fmt: skip
     tls_warn: int = option(
         DAYS, 21, "tls", "tls",
         "Log a warning this long before a certificate or a revocation list expires. For a revocation list that is "
         "valid for less than three times this long, the warning starts in the last third of its validity.",
+        example="https 443/tcp http tls_cert=/etc/svcd/tls/cert.pem tls_warn=7d",
     )  # fmt: skip

@@ -10,9 +10,11 @@ from svcd.addresses import HostPort
 from svcd.config import process_options, tls_options, value_types
 from svcd.config.option_info import GROUPS, HANDLERS, SCOPES
 from svcd.config.options import TABLE, ServiceOptions
+from svcd.config.parser import parse_text
 from svcd.model import FileOwner, NetProtocol
 from svcd.protocols.catalog import BUILTINS
 from svcd.wire.certificates import ClientName, NameKind
+from tests.doubles import FakeFiles
 
 _CHOICE = value_types.choice("a", "b")
 _CHOICES = value_types.choices("X", "Y", "Z")
@@ -247,3 +249,14 @@ def test_deadlines_are_for_those_who_can_keep_them() -> None:
     assert session.applies_to(NetProtocol.UNIX, "server", BUILTINS)
     assert session.applies_to(NetProtocol.UDP, "server", BUILTINS)
     assert not session.applies_to(NetProtocol.UDP, "echo", BUILTINS)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_option_has_an_example(name: str) -> None:
+    """The example is a line of a services file that sets the option and has no mistake."""
+    line = TABLE[name].example
+    config, problems = parse_text(line, "services", FakeFiles(), BUILTINS)
+    assert not problems
+    [service] = config.services
+    assert f" {name}=" in line
+    assert name in service.locations
