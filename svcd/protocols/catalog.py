@@ -187,6 +187,13 @@ def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
 
 _BOTH = frozenset(SocketType)
 
+
+def _services(_options: ServiceOptions, deps: ServiceDependencies) -> Factory:
+    from svcd.protocols.services import ServicesFactory
+
+    return ServicesFactory(deps.metrics, deps.clock)
+
+
 #: The built-ins by name.
 BUILTINS: Mapping[str, Builtin] = {
     "echo": Builtin(
@@ -276,6 +283,14 @@ BUILTINS: Mapping[str, Builtin] = {
         port=9797,
         note="Status of the daemon for browsers and Prometheus (/metrics); by default on loopback addresses only.",
         client="get",
+    ),
+    "services": Builtin(
+        summary="sends the names and ports of the daemon's services, as xinetd's services",
+        stream=_services,
+        speaks_first=True,
+        loopback_only=True,
+        port=9098,
+        note="Lists the services of the daemon; by default on loopback addresses only.",
     ),
     "tcpmux": Builtin(
         summary="connects a client to the service with mux=yes that the client names (RFC 1078)",

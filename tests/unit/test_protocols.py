@@ -14,12 +14,15 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
 from svcd.config.options import ServiceOptions
+from svcd.metrics.registry import MetricsRegistry
+from svcd.metrics.snapshot import ServiceInfo, ServiceState
 from svcd.model import SocketType
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
 from svcd.protocols.catalog import BUILTINS
 from svcd.protocols.chargen import ChargenDatagrams, ChargenFactory
 from svcd.protocols.daytime import DaytimeDatagrams, DaytimeFactory
 from svcd.protocols.qotd import QotdDatagrams, QotdFactory
+from svcd.protocols.services import ServicesFactory
 from svcd.protocols.time import TimeDatagrams, TimeFactory
 from svcd.wire import chargen
 from svcd.wire.fortune import DEFAULT
@@ -286,3 +289,21 @@ def test_qotd_reads_the_quotes_of_its_option() -> None:
 def test_chargen_factories_are_quiet() -> None:
     """ChargenFactory does not log its start and stop."""
     assert not ChargenFactory().noisy
+
+
+def test_services_lists_what_is_served() -> None:
+    """A line per service and port: of all addresses once, of UNIX sockets the path, of broken services nothing."""
+    registry = MetricsRegistry()
+    registry.describe(
+        [
+            ServiceInfo("echo/tcp", "echo", addresses=("0.0.0.0:7", "[::]:7")),
+            ServiceInfo("time/udp", "time", stream=False, addresses=("127.0.0.1:37", "127.0.0.2:38")),
+            ServiceInfo("git/unix", "server", addresses=("/run/git.sock", "@git"), state=ServiceState.PAUSED),
+            ServiceInfo("off/tcp", "echo", state=ServiceState.DISABLED),
+            ServiceInfo("bad/tcp", "echo", addresses=("127.0.0.1:1",), problem="the port is in use"),
+        ]
+    )
+    clock = Clock()
+    transport = _connect(ServicesFactory(registry, clock))
+    lines = ["echo tcp 7", "time udp 37", "time udp 38", "git unix /run/git.sock", "git unix @git"]
+    assert transport.sent.decode().splitlines() == lines
