@@ -54,7 +54,7 @@ NOT_CONVERTED = ("README.md", "docs/architecture.md")
 #: The languages that something runs or checks.
 LANGUAGES = ("console", "services", "python", "log", "sh", "ini", "toml", "yaml", "json", "haproxy", "nginx",
              "dockerfile", "promql", "text")  # fmt: skip
-_COMMENT = re.compile(r"<!--\s*run:\s*(.*?)\s*-->\s*\Z", re.DOTALL)
+_COMMENT = re.compile(r"<!--\s*run:\s*((?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
 _NAME = re.compile(r"# (\S+)\n")
 
 
