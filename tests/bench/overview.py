@@ -21,7 +21,13 @@ _STYLE = (
 
 
 class _Panel(NamedTuple):
-    """One diagram: the title of its table in the page, its own, and the servers that it shows, by their names there."""
+    """Diagram of one table.
+
+    Attributes:
+        table: the title of the table in the page.
+        title: the title of the diagram.
+        servers: the label of each server, by its name in the table.
+    """
 
     table: str
     title: str

@@ -511,7 +511,7 @@ def test_duplicate_answers_are_ignored() -> None:
 
 
 def test_a_refusal_leads_to_the_next_address() -> None:
-    """After a refusal the next address is asked; after the last one the error is reported."""
+    """After a refusal the next address is queried; after the last one the error is reported."""
     network, query = _query("192.0.2.1", "192.0.2.2")
     results = started(query.ask(b"q"))
     network.sockets[0].connectionRefused()

@@ -1,4 +1,4 @@
-"""Every block of README.md and docs/ is an example that something runs, and every example has the form of one."""
+"""The blocks of README.md and docs/: each is an example that a runner executes, and is well formed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _ignore(_: Example) -> None:
 
 
 def _problems(path: Path) -> list[str]:
-    """Return what keeps blocks of a page from being run."""
+    """Return the problems of the blocks of a page."""
     blocks = [Block.of(each) for each in parsed(path, _ignore)]
     run = {block.line: block for block in blocks}
     problems = [f"{line}: nothing runs {language!r}" for line, language in fences(path).items() if line not in run]
@@ -44,7 +44,7 @@ def _problems(path: Path) -> list[str]:
 
 
 def test_every_block_is_run(project_root: Path) -> None:
-    """A Markdown parser finds no block that is not an example, and no example asks for what does not exist."""
+    """Each block that a Markdown parser finds is an example, and each need of an example is a known one."""
     wrong = {}
     for path in pages(project_root):
         name = str(path.relative_to(project_root))
@@ -68,7 +68,7 @@ def test_every_block_is_run(project_root: Path) -> None:
     ],
 )
 def test_a_block_that_nothing_runs_is_found(tmp_path: Path, text: str, problem: str) -> None:
-    """An unknown language, an indented block, a command outside a console block, an unknown need."""
+    """An unknown language, an indented block, a command outside a console block and an unknown need are problems."""
     page = tmp_path / "page.md"
     page.write_text(text)
     assert _problems(page) == [problem]
@@ -76,7 +76,7 @@ def test_a_block_that_nothing_runs_is_found(tmp_path: Path, text: str, problem: 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_blocks_of_each_language_are_found(tmp_path: Path, language: str) -> None:
-    """Inside lists as well."""
+    """A block of each language is found inside a list, with its text, line and needs."""
     page = tmp_path / "page.md"
     page.write_text(f"1. First:\n\n   <!-- run: root, exit 3 -->\n   ```{language}\n   $ x\n     y\n   ```\n")
     [block] = [Block.of(each) for each in parsed(page, _ignore)]
@@ -85,7 +85,7 @@ def test_blocks_of_each_language_are_found(tmp_path: Path, language: str) -> Non
 
 
 def test_commands_have_continuations_and_output() -> None:
-    """Lines go on after a backslash, in a here-document and in quotes."""
+    """A command goes on after a backslash, in a here-document and in quotes; the lines after it are its output."""
     text = "$ cat > a <<'EOF'\n> $ one\n> EOF\n$ echo \\\n>   two\ntwo\n> three\n$ true\n"
     assert commands(text) == [
         Command("cat > a <<'EOF'\n$ one\nEOF", ()),
@@ -110,5 +110,5 @@ def test_commands_have_continuations_and_output() -> None:
     ],
 )
 def test_an_output_is_compared(shown: str, printed: str, same: bool) -> None:
-    """Dots stand for anything in a line, or for any lines."""
+    """`...` stands for any text in a line, or for any lines."""
     assert Command("x", tuple(shown.splitlines())).matches(printed) is same

@@ -38,10 +38,10 @@ class _Installation:
         """Return a FileInstaller as a new process has it."""
         self.log.clear()
 
-        def say(verb: str, path: Path) -> None:
+        def report(verb: str, path: Path) -> None:
             self.log.append(f"{verb} {path.relative_to(self.folder)}")
 
-        return FileInstaller(self.folder / "share/manifest", say, dry=dry)
+        return FileInstaller(self.folder / "share/manifest", report, dry=dry)
 
     def install(self, *, dry: bool = False, spare: bool = False, **texts: str) -> None:
         """Install files with these names in the directory `a`."""

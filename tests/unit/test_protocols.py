@@ -62,7 +62,7 @@ class _Datagrams:
         """Record a datagram."""
         self.sent.append((datagram, addr))
 
-    def ask(self, *datagrams: bytes) -> list[bytes]:
+    def exchange(self, *datagrams: bytes) -> list[bytes]:
         """Pass datagrams to the protocol; return its answers, which must all go to the sender."""
         self.sent.clear()
         for datagram in datagrams:
@@ -126,7 +126,7 @@ def test_discard_never_answers() -> None:
     transport = _builtin("discard")
     transport.protocol.dataReceived(EVERY_BYTE)
     assert (transport.sent, transport.lost) == (b"", "")
-    assert _builtin_datagrams("discard").ask(b"", b"x") == []
+    assert _builtin_datagrams("discard").exchange(b"", b"x") == []
 
 
 def test_chargen_sends_as_the_client_reads() -> None:
@@ -223,7 +223,7 @@ def test_a_one_shot_service_discards_a_bounded_amount(name: str) -> None:
 
 def test_datagrams_of_echo() -> None:
     """echo sends each datagram back to its sender, an empty one too."""
-    assert _builtin_datagrams("echo").ask(b"", EVERY_BYTE, b"x") == [b"", EVERY_BYTE, b"x"]
+    assert _builtin_datagrams("echo").exchange(b"", EVERY_BYTE, b"x") == [b"", EVERY_BYTE, b"x"]
 
 
 @pytest.mark.parametrize(
@@ -237,14 +237,14 @@ def test_datagrams_of_echo() -> None:
 )
 def test_datagrams_of_one_shot_services(protocol: object, answer: bytes) -> None:
     """One-shot services send one answer for each datagram, whatever its content."""
-    assert _Datagrams(protocol).ask(b"", b"x") == [answer, answer]
+    assert _Datagrams(protocol).exchange(b"", b"x") == [answer, answer]
 
 
 def test_datagrams_of_chargen_rotate() -> None:
-    """Each answer of chargen begins one line further in the pattern, whoever the client is."""
+    """Each answer of chargen begins one line further in the pattern, for all clients together."""
     chargen_port = _Datagrams(ChargenDatagrams())
-    assert chargen_port.ask(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
-    assert chargen_port.ask(b"") == [chargen.datagram(2)]
+    assert chargen_port.exchange(b"", b"") == [chargen.datagram(0), chargen.datagram(1)]
+    assert chargen_port.exchange(b"") == [chargen.datagram(2)]
 
 
 def test_the_catalog() -> None:
@@ -283,7 +283,7 @@ def test_qotd_reads_the_quotes_of_its_option() -> None:
     assert _builtin("qotd").sent in DEFAULT
     make = BUILTINS["qotd"].datagram
     assert make is not None
-    assert _Datagrams(make(ServiceOptions(quotes="/q"), deps)).ask(b"") == [b"mine\r\n"]
+    assert _Datagrams(make(ServiceOptions(quotes="/q"), deps)).exchange(b"") == [b"mine\r\n"]
 
 
 def test_chargen_factories_are_quiet() -> None:

@@ -100,7 +100,7 @@ def test_root_keeps_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_new_daemon_of_an_upgrade() -> None:
-    """A new daemon of an upgrade knows that root was dropped, although its --uid has no effect any more."""
+    """gave_up_root is true in the new daemon of an upgrade, although its --uid has no effect any more."""
     assert account_of({FOLLOWS_USER: True}).gave_up_root
     assert account_of({"uid": 54_321}).gave_up_root
     assert not account_of({FOLLOWS_USER: False}).gave_up_root

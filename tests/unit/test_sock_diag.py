@@ -89,7 +89,7 @@ def test_a_later_connection_with_the_same_addresses() -> None:
 
 @pytest.mark.parametrize("code", [errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EPERM])
 def test_a_missing_sock_diag_is_reported_once(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    """If the kernel refuses sock_diag, that is reported once, and it is not asked any more."""
+    """If the kernel refuses sock_diag, that is reported once, and no more requests are sent."""
 
     def refuse(*_arguments: Any) -> None:
         raise _error(code)
@@ -103,7 +103,7 @@ def test_a_missing_sock_diag_is_reported_once(monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_a_temporary_error_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a temporary error the next call asks again; a malformed answer is reported and closes the socket."""
+    """After a temporary error the next call sends its request; a malformed reply is reported and closes the socket."""
     reported: list[str] = []
     view = SocketView(reported.append)
     netlink = _Netlink(_error(errno.ENOBUFS), _error(errno.EAGAIN), b"no answer")

@@ -351,7 +351,7 @@ def test_connections_inherit_the_size_of_buffers(opened: _Opened) -> None:
 
 @pytest.mark.parametrize("net", ["tcp4", "udp4", "tcp6", "udp6"])
 def test_packets_have_the_traffic_class(opened: _Opened, net: str) -> None:
-    """A socket has it from the beginning, takes another one, and goes back to 0."""
+    """A socket has the traffic class of tos=, also after retune(), which may set it back to 0."""
     v6 = net.endswith("6")
     if v6 and 6 not in Host().versions():
         pytest.skip("this machine has no IPv6")
@@ -366,7 +366,7 @@ def test_packets_have_the_traffic_class(opened: _Opened, net: str) -> None:
 
 
 def test_connections_inherit_the_traffic_class(opened: _Opened) -> None:
-    """An accepted connection has that of the listening socket."""
+    """An accepted connection has the traffic class of the listening socket."""
     found = opened("echo 0/tcp4 bind=127.0.0.1 tos=CS1")
     with socket.create_connection(found.socket.getsockname()):
         accepted, _ = found.socket.accept()
@@ -378,8 +378,8 @@ def test_connections_inherit_the_traffic_class(opened: _Opened) -> None:
     "text",
     ["1", "3", "256", "-4", "0x", "0xzz", "010", "EG", "AF14", "AF51", "CS8", "0x1_0", "\N{ARABIC-INDIC DIGIT FOUR}"],
 )
-def test_other_words_are_no_traffic_class(text: str) -> None:
-    """The last two bits belong to the kernel, and each code point has one name."""
+def test_malformed_traffic_classes(text: str) -> None:
+    """Other words, and values with one of the two ECN bits (RFC 3168), are problems."""
     _, problems = parse_text(f"echo 0/tcp tos={text}\n", "services", FakeFiles(), BUILTINS)
     [problem] = problems
     assert "code point" in str(problem)

@@ -1,8 +1,8 @@
-/* The measure of the benchmark: an echo server in C on epoll, one thread, TCP and UDP on one port.
+/* The reference of the benchmark: an echo server in C on epoll, one thread, TCP and UDP on one port.
  *
- * usage: echo [BYTES]        prints its port; ends with its standard input.
+ * usage: echo [BYTES]        prints its port; exits at the end of its standard input.
  *
- * Level-triggered, one buffer of BYTES, 64 KiB unless told otherwise; what the kernel does not take is kept for the
+ * Level-triggered, one buffer of BYTES, by default 64 KiB; data that the kernel does not accept is kept for its
  * connection. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -21,7 +21,7 @@ enum { MOST = 1 << 20, EVENTS = 512 };
 
 struct connection {
     int fd, ended;
-    size_t from, to; /* what of kept still waits */
+    size_t from, to; /* the part of kept that is unsent */
     char *kept;
 };
 

@@ -1,4 +1,4 @@
-// An echo server as Go's net package suggests it: a goroutine for each connection. Prints its port.
+// An echo server as in the documentation of Go's net package: a goroutine for each connection. Prints its port.
 package main
 
 import (

@@ -1,16 +1,16 @@
-/* The load of the benchmark: one thread on epoll, against a server on the loopback interface.
+/* The load generator of the benchmark: one thread on epoll, against a server on the loopback interface.
  *
  * usage: load MODE PORT CONNECTIONS SECONDS SIZE
  *
- * pingpong: each connection sends SIZE bytes, waits until as many have come back, and sends again.
- * bulk:     each connection sends without a pause and drops whatever has come back, uncopied: else this program
- *           would be the bottleneck, and its speed the figure of every server that is faster.
+ * pingpong: each connection sends SIZE bytes, waits until as many are received, and sends again.
+ * bulk:     each connection sends without a pause and discards what is received without a copy: otherwise this
+ *           program would be the bottleneck for faster servers.
  * connect:  connects, sends SIZE bytes, half-closes, reads to the end, closes; CONNECTIONS at a time, from many
- *           source addresses, since one has too few ports.
- * udp:      as pingpong, with datagrams; one that is lost is sent again.
- * idle:     opens the connections, prints "open", and holds them until its standard input ends.
+ *           source addresses, since one address has too few ports.
+ * udp:      as pingpong, with datagrams; a lost datagram is sent again.
+ * idle:     opens the connections, prints "open", and keeps them open until the end of its standard input.
  *
- * Prints: "begin" when the clock starts, then operations (for bulk: bytes echoed) and seconds. Exits by 1 on an error
+ * Prints: "begin" when the clock starts, then operations (for bulk: bytes echoed) and seconds. Exits with 1 on an error
  * or a wrong answer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -64,7 +64,7 @@ static int dial(int kind, int spread) {
     if (fd < 0)
         fail("socket");
     if (spread) {
-        /* 127.1.x.y, in turn */
+        /* source addresses 127.1.x.y in turn */
         struct sockaddr_in here = {.sin_family = AF_INET,
                                    .sin_addr.s_addr = htonl(0x7f010001 + source++ % 8000)};
         setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
@@ -109,7 +109,7 @@ static void pong(struct client *c, int datagram) {
 
 static void flow(struct client *c, unsigned events) {
     if (events & EPOLLIN) {
-        /* tcp(7): with MSG_TRUNC bytes are dropped, not copied. */
+        /* tcp(7): with MSG_TRUNC bytes are discarded, not copied. */
         ssize_t got = recv(c->fd, in, MUCH, MSG_DONTWAIT | MSG_TRUNC);
         if (got == 0 || (got < 0 && errno != EAGAIN))
             fail("recv");
@@ -154,7 +154,7 @@ int main(int argc, char **argv) {
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
-    /* No letters: capitals come back the same, so that an upper-casing echo can be measured as well. */
+    /* No lower-case letters, so that the answer of svcd's `upper` is the same as that of echo. */
     for (int i = 0; i < MOST; i++)
         out[i] = '0' + i % 10;
     epoll = epoll_create1(0);
@@ -171,7 +171,7 @@ int main(int argc, char **argv) {
         else
             watch(c, bulk ? EPOLLIN | EPOLLOUT : EPOLLIN, EPOLL_CTL_ADD);
     }
-    /* A connection that is open need not be accepted yet: each is answered once before the clock starts. */
+    /* An open connection may not be accepted yet: each has one answer before the clock starts. */
     for (int i = 0; !udp && !idle && !knocking && i < count; i++) {
         if (send(clients[i].fd, out, 1, MSG_NOSIGNAL) != 1 || recv(clients[i].fd, in, 1, 0) != 1)
             fail("no answer");

@@ -1,9 +1,9 @@
-/* Asks for /metrics at a steady rate over one connection, as Prometheus does over its own.
+/* Requests /metrics at a steady rate over one connection, as Prometheus does.
  *
  * usage: scrape PORT RATE SECONDS gzip|identity
  *
- * Each answer is read whole, by its Content-Length. Who is late asks at once, so that the rate is kept if it can be.
- * Prints: answers, seconds, bytes of their bodies. Exits by 1 on an error or another status than 200. */
+ * Each answer is read whole, by its Content-Length. A late request is sent at once, so that the rate is kept if
+ * possible. Prints: answers, seconds, bytes of their bodies. Exits with 1 on an error or a status other than 200. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/in.h>

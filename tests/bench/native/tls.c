@@ -1,17 +1,18 @@
-/* The load of the benchmark's TLS modes: one thread on epoll, OpenSSL, against a server on the loopback interface.
+/* The load generator of the TLS modes: one thread on epoll, OpenSSL, against a server on the loopback interface.
  *
  * usage: tls MODE PORT CONNECTIONS SECONDS SIZE
  *
- * handshake: connects, shakes hands, sends SIZE bytes, waits until as many have come back, takes its leave and
- *            closes; CONNECTIONS at a time, from many source addresses, since one has too few ports.
- * pingpong:  each connection sends SIZE bytes, waits until as many have come back, and sends again.
- * bulk:      each connection sends records of 16 KiB without a pause, SIZE bytes at once, and drops whatever has
- *            come back, neither copied nor deciphered: else this program would be the bottleneck.
+ * handshake: connects, completes the handshake, sends SIZE bytes, waits until as many are received, sends
+ *            close_notify and closes; CONNECTIONS at a time, from many source addresses, since one address has too
+ *            few ports.
+ * pingpong:  each connection sends SIZE bytes, waits until as many are received, and sends again.
+ * bulk:      each connection sends records of 16 KiB without a pause, SIZE bytes at once, and discards what is
+ *            received without a copy or decryption: otherwise this program would be the bottleneck.
  *
- * All servers are asked for the same: TLS 1.3, X25519, TLS_AES_128_GCM_SHA256, no session taken up. Certificates are
- * not verified.
+ * All servers negotiate the same: TLS 1.3, X25519, TLS_AES_128_GCM_SHA256, without session resumption. Certificates
+ * are not verified.
  *
- * Prints: "begin" when the clock starts, then operations (for bulk: bytes that came back) and seconds. Exits by 1 on an
+ * Prints: "begin" when the clock starts, then operations (for bulk: bytes received) and seconds. Exits with 1 on an
  * error or a wrong answer. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,7 +36,7 @@ enum { EVENTS = 512, MOST = 1 << 17, MUCH = 1 << 24 };
 
 struct client {
     int fd, asked;
-    size_t got, sent, ready; /* bytes of the answer; bytes of sealed that were sent, and all of them */
+    size_t got, sent, ready; /* bytes of the answer; bytes of sealed that are sent, and its size */
     SSL *tls;
     BIO *sealed;
 };
@@ -61,7 +62,7 @@ static void fail(const char *what) {
 static void dial(struct client *c) {
     struct sockaddr_in there = {
         .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    /* 127.1.x.y, in turn */
+    /* source addresses 127.1.x.y in turn */
     struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010001 + source++ % 8000)};
     int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
     if (fd < 0)
@@ -84,7 +85,7 @@ static void watch(struct client *c, unsigned events) {
         fail("epoll_ctl");
 }
 
-/* It fails unless all that keeps OpenSSL from going on is the network. */
+/* Exit unless OpenSSL only waits for the network. */
 static void must_wait(struct client *c, int result, const char *what) {
     int error = SSL_get_error(c->tls, result);
     if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE)
@@ -142,7 +143,7 @@ static void go_on(struct client *c) {
     }
 }
 
-/* Connect, and send one byte there and back, which brings the server's session tickets as well. */
+/* Connect and echo one byte; the server's session tickets are received with it. */
 static void open_one(struct client *c, unsigned events) {
     dial(c);
     if (SSL_do_handshake(c->tls) != 1 || SSL_write(c->tls, out, 1) != 1 || SSL_read(c->tls, in, 1) != 1 || *in != *out)
@@ -152,7 +153,7 @@ static void open_one(struct client *c, unsigned events) {
 
 static void flow(struct client *c, unsigned events) {
     if (events & EPOLLIN) {
-        /* tcp(7): with MSG_TRUNC bytes are dropped, not copied. */
+        /* tcp(7): with MSG_TRUNC bytes are discarded, not copied. */
         ssize_t got = recv(c->fd, in, MUCH, MSG_DONTWAIT | MSG_TRUNC);
         if (got == 0 || (got < 0 && errno != EAGAIN))
             fail("recv");

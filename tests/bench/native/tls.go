@@ -1,4 +1,4 @@
-// A TLS echo server as Go's crypto/tls suggests it: a goroutine for each connection. Prints its port.
+// A TLS echo server as in the documentation of Go's crypto/tls: a goroutine for each connection. Prints its port.
 //
 // usage: tls PEM (a file with the key and the certificate)
 package main
