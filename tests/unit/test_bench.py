@@ -63,7 +63,7 @@ def test_a_proxy_includes_its_backend(proxy: Running) -> None:
     assert None not in (proxy.process.returncode, proxy.backend.process.returncode)
 
 
-def test_the_picture_of_the_readme_is_drawn_from_the_tables() -> None:
+def test_the_picture_of_the_readme() -> None:
     """docs/explanation/overview.svg agrees with the tables of the page."""
     if not PAGE.exists():
         pytest.skip("an installed wheel has no documentation")
@@ -71,7 +71,7 @@ def test_the_picture_of_the_readme_is_drawn_from_the_tables() -> None:
 
 
 def test_medians_are_those_of_one_table() -> None:
-    """The rows of the next table do not count; a heading that is missing is an error."""
+    """Only the rows of one table are read; a missing heading is an error."""
     page = "### a (x/s)\n\n| server | median |\n|---|---:|\n| svcd | 1,234 |\n\n### b (x/s)\n\n| svcd | 5 |\n"
     assert medians(page, "a") == {"svcd": 1234}
     with pytest.raises(ValueError, match="no table 'c'"):

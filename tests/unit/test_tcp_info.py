@@ -50,7 +50,7 @@ def test_a_fin_that_was_read_is_not_counted() -> None:
         (_counts(8, 7, 6, 0, 7), {}, (5, 7)),
         (_counts(7, 7, 6, 0, 7), {"client_closed": True}, (5, 7)),
         (_counts(7, 8, 6, 0, 7), {}, (5, 7)),
-        # After a reset the client has sent none.
+        # After a reset there is no FIN of the client.
         (_counts(7, 7, 5, 0, 7), {}, (5, 7)),
         (_counts(7, 8, 5, 0, 7), {"client_closed": False}, (5, 7)),
         # The own FIN is an unsent byte, by the state or since the application has shut the write side down.
