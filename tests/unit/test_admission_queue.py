@@ -1,4 +1,4 @@
-"""The entrance of a service: who is refused and told so, who waits, and that every ticket comes back."""
+"""ServiceAdmission with TrackingFactory: refusals, banners, host names, queueing, eviction, and released slots."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _address(host: str = "192.0.2.1", port: int = 40_000) -> IPv4Address:
 
 @implementer(IHalfCloseableProtocol)
 class _Echo(Protocol):
-    """Answers everything."""
+    """Echo protocol with half-close."""
 
     def dataReceived(self, data: bytes) -> None:
         assert self.transport is not None
@@ -59,11 +59,11 @@ class _Echo(Protocol):
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
-class _Place:
-    """A service's keeper, its listener, and everything around."""
+class _Service:
+    """A TrackingFactory, a listener that can be paused, and the objects that they use."""
 
     def __init__(self, options: str = "", most: int | None = None, limit: int = 100, *, short: bool = False) -> None:
         self.reactor = FakeReactor()
@@ -99,7 +99,7 @@ class _Place:
         self.listening = self.service_admission.may_accept()
 
     def connect(self, host: str = "192.0.2.1") -> Any:
-        """The transport of a client that was accepted; None if it was closed at once."""
+        """Return the transport of an accepted client; None if it was closed at once."""
         address = _address(host) if host else LOCAL_PEER
         protocol = self.tracker.buildProtocol(address)
         if protocol is None:
@@ -109,11 +109,11 @@ class _Place:
         return transport
 
     def reasons(self) -> list[str]:
-        """The reasons of the refuse lines."""
+        """Return the reasons of the refuse lines."""
         return [line.partition("reason=")[2].split()[0] for line in self.lines if line.startswith("refuse ")]
 
     def empty(self) -> bool:
-        """Whether nothing at all is left."""
+        """Return whether no slot, descriptor, connection, timer or reader is left."""
         counts = (self.service_admission.admission.open, self.global_limit.open, self.budget.open)
         left = self.tracker.all_connections() or self.reactor.getDelayedCalls() or self.reactor.readers
         return counts == (0, 0, 0) and not left
@@ -134,83 +134,83 @@ def _end(transport: StreamDouble) -> None:
         ("max_load=0.5", "192.0.2.1", "load"),
     ],
 )
-def test_who_may_not_come_in_is_closed_and_told(options: str, host: str, reason: str) -> None:
-    """Before there is a protocol; the line has the rule and its place."""
-    place = _Place(options)
-    assert place.connect(host) is None
-    (line,) = place.lines
+def test_refused_client_is_closed_and_logged(options: str, host: str, reason: str) -> None:
+    """A refused client is closed before a protocol is built; the refuse line has the rule and its position."""
+    service = _Service(options)
+    assert service.connect(host) is None
+    (line,) = service.lines
     rule = options.partition("=")[0]
     peer = "local" if not host else "192.0.2.1:40000"
     assert line.startswith(f'refuse service=echo/tcp peer={peer} reason={reason} count=1 rule="{rule}')
     assert line.endswith(f' (s:1:{len("echo 7/tcp access_zone=UTC ") + len(rule) + 2})"')
-    assert place.service_admission.refusals.counts == {reason: 1}
-    assert place.empty()
+    assert service.service_admission.refusals.counts == {reason: 1}
+    assert service.empty()
 
 
-def test_who_may_comes_in_and_its_ticket_comes_back() -> None:
-    """At the end of the connection, once."""
-    place = _Place("only_from=192.0.2.0/24 access_times=12:00-12:01 max_load=0.6 instances=1 per_source=1")
-    transport = place.connect()
-    assert place.service_admission.admission.open == place.global_limit.open == 1
-    assert place.connect() is None
+def test_slot_of_an_admitted_client_is_released() -> None:
+    """The slot of an admitted client is released at the end of the connection."""
+    service = _Service("only_from=192.0.2.0/24 access_times=12:00-12:01 max_load=0.6 instances=1 per_source=1")
+    transport = service.connect()
+    assert service.service_admission.admission.open == service.global_limit.open == 1
+    assert service.connect() is None
     _end(transport)
-    assert place.empty()
-    _end(place.connect("192.0.2.2"))
-    assert place.reasons() == ["instances"]
+    assert service.empty()
+    _end(service.connect("192.0.2.2"))
+    assert service.reasons() == ["instances"]
 
 
 @pytest.mark.parametrize("options", ["rate=1/s", "per_source_rate=1/s"])
-def test_a_rate_never_closes_for_good(options: str) -> None:
-    """Who comes too fast is refused, a second later the next is served."""
-    place = _Place(options)
-    _end(place.connect())
-    assert place.connect() is None
-    place.reactor.advance(1)
-    _end(place.connect())
-    assert set(place.reasons()) == {options.partition("=")[0]}
+def test_rate_limits_recover(options: str) -> None:
+    """Over the rate a client is refused; a second later the next one is served."""
+    service = _Service(options)
+    _end(service.connect())
+    assert service.connect() is None
+    service.reactor.advance(1)
+    _end(service.connect())
+    assert set(service.reasons()) == {options.partition("=")[0]}
 
 
 def test_the_daemons_limit() -> None:
-    """--max-connections holds for all services together."""
-    place = _Place(most=1)
-    first = place.connect()
-    assert place.connect() is None
-    assert place.lines[-1].endswith('reason=global count=1 rule="--max-connections 1 (the command line)"')
+    """--max-connections applies to all services together."""
+    service = _Service(most=1)
+    first = service.connect()
+    assert service.connect() is None
+    assert service.lines[-1].endswith('reason=global count=1 rule="--max-connections 1 (the command line)"')
     _end(first)
-    assert place.empty()
+    assert service.empty()
 
 
-def test_the_last_descriptors_are_not_given_away() -> None:
-    """However many were accepted before the listeners could rest."""
-    place = _Place(limit=2)
-    transports = [place.connect() for _ in range(2 + SLACK)]
+def test_descriptors_beyond_the_slack_are_refused() -> None:
+    """Beyond SLACK connections that were accepted before the listeners were paused are refused."""
+    service = _Service(limit=2)
+    transports = [service.connect() for _ in range(2 + SLACK)]
     assert all(transports)
-    assert place.connect() is None
-    assert place.reasons() == ["descriptors"]
+    assert service.connect() is None
+    assert service.reasons() == ["descriptors"]
     for transport in transports:
         _end(transport)
-    place.reactor.pump([0.05] * 4)
-    assert place.empty()
+    service.reactor.pump([0.05] * 4)
+    assert service.empty()
 
 
-def test_a_service_that_fails_to_build_a_protocol_keeps_no_ticket() -> None:
-    """Nor one that wants none."""
-    place = _Place()
+def test_slot_is_released_without_a_protocol() -> None:
+    """The slot is released if buildProtocol() raises an exception or returns None."""
+    service = _Service()
 
     def fail(_addr: object) -> None:
         raise ZeroDivisionError
 
-    place.factory.buildProtocol = fail  # type: ignore[method-assign,assignment]
-    assert place.connect() is None
-    place.factory.buildProtocol = lambda _addr: None  # type: ignore[method-assign,assignment]
-    assert place.connect() is None
-    assert place.reasons() == ["service"]
-    assert place.empty()
+    service.factory.buildProtocol = fail  # type: ignore[method-assign,assignment]
+    assert service.connect() is None
+    service.factory.buildProtocol = lambda _addr: None  # type: ignore[method-assign,assignment]
+    assert service.connect() is None
+    assert service.reasons() == ["service"]
+    assert service.empty()
 
 
-def test_a_protocol_that_fails_at_its_beginning_or_end_gives_its_ticket_back() -> None:
-    """The mistake goes on to the transport."""
-    place = _Place()
+def test_slot_is_released_after_an_exception_of_the_protocol() -> None:
+    """An exception in makeConnection() or connectionLost() is passed on, and the slot is released."""
+    service = _Service()
     for method in ("makeConnection", "connectionLost"):
 
         class _Broken(_Echo):
@@ -220,8 +220,8 @@ def test_a_protocol_that_fails_at_its_beginning_or_end_gives_its_ticket_back() -
             raise ZeroDivisionError
 
         setattr(_Broken, method, fail)
-        place.factory.protocol = _Broken
-        wrapper: Any = place.tracker.buildProtocol(_address())
+        service.factory.protocol = _Broken
+        wrapper: Any = service.tracker.buildProtocol(_address())
         raised = 0
         for step, argument in (
             (wrapper.makeConnection, StreamDouble(wrapper)),
@@ -232,11 +232,11 @@ def test_a_protocol_that_fails_at_its_beginning_or_end_gives_its_ticket_back() -
             except ZeroDivisionError:
                 raised += 1
         assert raised == 1
-        assert place.empty()
+        assert service.empty()
 
 
 class TestLog:
-    """What is said of refusals."""
+    """Log lines of refusals."""
 
     @pytest.mark.parametrize(
         ("words", "line"),
@@ -247,161 +247,161 @@ class TestLog:
         ],
     )
     def test_log_on_failure_chooses(self, words: str, line: str) -> None:
-        """The address, the attempt alone, or nothing; it is counted in any case, and costs no timer without lines."""
-        place = _Place(f"only_from= log_on_failure={words}")
+        """log_on_failure= selects the address, the attempt alone, or no line, without a timer; counts are kept."""
+        service = _Service(f"only_from= log_on_failure={words}")
         for _ in range(3):
-            place.connect()
-        assert [each.startswith(line) for each in place.lines] == ([True] if line else [])
-        assert place.service_admission.refusals.counts == {RefusalReason.ADDRESS: 3}
-        assert bool(place.reactor.getDelayedCalls()) is bool(line)
+            service.connect()
+        assert [each.startswith(line) for each in service.lines] == ([True] if line else [])
+        assert service.service_admission.refusals.counts == {RefusalReason.ADDRESS: 3}
+        assert bool(service.reactor.getDelayedCalls()) is bool(line)
 
-    def test_a_flood_is_a_line_a_second(self) -> None:
-        """The counts add up, the first of each second is named, and nothing ticks when it is over."""
-        place = _Place("only_from=")
+    def test_one_line_a_second_for_many_refusals(self) -> None:
+        """Refusals are summed up, with the first client of each second; no timer runs after the last line."""
+        service = _Service("only_from=")
         for number in range(300):
-            place.connect(f"192.0.2.{number % 250}")
-            place.reactor.advance(1 / 128)
-        place.reactor.advance(2)
-        counts = [int(line.partition("count=")[2].split()[0]) for line in place.lines]
+            service.connect(f"192.0.2.{number % 250}")
+            service.reactor.advance(1 / 128)
+        service.reactor.advance(2)
+        counts = [int(line.partition("count=")[2].split()[0]) for line in service.lines]
         assert counts == [1, 127, 128, 44]
-        assert " peer=192.0.2.1:40000 " in place.lines[1]
-        assert place.empty()
+        assert " peer=192.0.2.1:40000 " in service.lines[1]
+        assert service.empty()
 
-    def test_each_reason_has_its_line(self) -> None:
-        """And all that waits is told at the end."""
-        place = _Place("no_access=10.0.0.1 instances=1")
-        kept = place.connect()
+    def test_one_line_for_each_reason(self) -> None:
+        """Each reason has its own line; flush() writes all that are due later."""
+        service = _Service("no_access=10.0.0.1 instances=1")
+        kept = service.connect()
         for _ in range(2):
-            place.connect("10.0.0.1")
-            place.connect()
-        assert place.reasons() == ["address", "instances"]
-        place.service_admission.refusals.flush()
-        assert place.reasons() == ["address", "instances"] * 2
-        place.service_admission.refusals.flush()
-        assert len(place.lines) == 5
+            service.connect("10.0.0.1")
+            service.connect()
+        assert service.reasons() == ["address", "instances"]
+        service.service_admission.refusals.flush()
+        assert service.reasons() == ["address", "instances"] * 2
+        service.service_admission.refusals.flush()
+        assert len(service.lines) == 5
         _end(kept)
-        assert place.empty()
+        assert service.empty()
 
 
 class TestBanners:
-    """Texts for those who come."""
+    """Banners for clients."""
 
-    def test_who_is_let_in_is_greeted_before_the_service_speaks(self) -> None:
-        """By both texts."""
-        transport = _Place(BANNERS).connect()
+    def test_admitted_client_gets_its_banners_first(self) -> None:
+        """An admitted client gets banner and banner_success before the output of the service."""
+        transport = _Service(BANNERS).connect()
         transport.protocol.dataReceived(b"x")
         assert transport.sent == b"all\nin\nx"
 
-    def test_who_is_refused_has_a_last_word(self) -> None:
-        """Our side is closed behind it, what the client says is dropped, and its close ends it."""
-        place = _Place(f"{BANNERS} only_from=")
-        transport = place.connect()
+    def test_refused_client_gets_its_banners(self) -> None:
+        """After the banner the write side is shut down, input is discarded, and the client's close ends it."""
+        service = _Service(f"{BANNERS} only_from=")
+        transport = service.connect()
         assert (transport.sent, transport.calls) == (b"all\nout\n", ["loseWriteConnection"])
         transport.protocol.dataReceived(b"x" * 1000)
         assert not transport.lost
-        assert place.budget.open == 1
+        assert service.budget.open == 1
         transport.protocol.readConnectionLost()
         assert transport.lost == "done"
-        assert place.empty()
+        assert service.empty()
 
-    def test_who_does_not_close_is_closed(self) -> None:
-        """After a while by a plain close, and if that does not end it, by a reset."""
-        place = _Place("banner_fail=/out only_from=")
-        transport = place.connect()
-        place.reactor.advance(LINGER_SECONDS)
+    def test_lingering_client_is_closed(self) -> None:
+        """A client that does not close is closed after LINGER_SECONDS, and reset if that does not end it."""
+        service = _Service("banner_fail=/out only_from=")
+        transport = service.connect()
+        service.reactor.advance(LINGER_SECONDS)
         assert transport.lost == "done"
-        protocol: Any = place.tracker.buildProtocol(_address())
+        protocol: Any = service.tracker.buildProtocol(_address())
         stuck: Any = StreamDouble(protocol, room=1)
         protocol.makeConnection(stuck)
-        place.reactor.advance(LINGER_SECONDS)
+        service.reactor.advance(LINGER_SECONDS)
         assert not stuck.lost
-        place.reactor.advance(1)
+        service.reactor.advance(1)
         assert stuck.lost == "aborted"
-        assert place.empty()
+        assert service.empty()
 
-    def test_who_sends_too_much_is_closed(self) -> None:
-        """64 KiB are enough for a client that has not understood yet."""
-        place = _Place("banner_fail=/out only_from=")
-        transport = place.connect()
+    def test_lingering_client_with_much_input_is_closed(self) -> None:
+        """A client that sends more than 64 KiB is closed."""
+        service = _Service("banner_fail=/out only_from=")
+        transport = service.connect()
         for _ in range(2):
             transport.protocol.dataReceived(b"x" * 40_000)
         assert transport.lost == "done"
-        assert place.empty()
+        assert service.empty()
 
-    def test_refusals_use_up_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Beyond a number the text is sent and the connection closed at once."""
+    def test_number_of_lingering_connections_is_limited(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Over the limit the banner is sent and the connection is closed at once."""
         monkeypatch.setattr(lingering_close_module, "_MAX_LINGERING", 2)
-        place = _Place("banner_fail=/out only_from=")
-        transports = [place.connect() for _ in range(4)]
+        service = _Service("banner_fail=/out only_from=")
+        transports = [service.connect() for _ in range(4)]
         assert [transport.lost for transport in transports] == ["", "", "done", "done"]
         assert all(transport.sent == b"out\n" for transport in transports)
-        place.reactor.advance(LINGER_SECONDS)
-        assert place.empty()
+        service.reactor.advance(LINGER_SECONDS)
+        assert service.empty()
 
 
 class TestNames:
-    """A client whose name has the last word."""
+    """Clients that are admitted by their host name."""
 
     options = "only_from=10.0.0.0/8,.example no_access=bad.example"
 
-    def test_it_waits_unread_and_is_served(self) -> None:
-        """With what it has sent, and counted meanwhile."""
-        place = _Place(f"{self.options} banner=/all")
-        transport = place.connect()
+    def test_client_waits_unread_and_is_served(self) -> None:
+        """The client is counted while it waits, and served with the data that it has sent."""
+        service = _Service(f"{self.options} banner=/all")
+        transport = service.connect()
         assert isinstance(transport.protocol, PendingConnection)
         assert not transport.reading
-        assert (place.service_admission.admission.open, place.budget.open, transport.sent) == (1, 1, b"")
+        assert (service.service_admission.admission.open, service.budget.open, transport.sent) == (1, 1, b"")
         transport.protocol.dataReceived(b"early")
-        assert place.names.queries[0][0] == "192.0.2.1"
-        place.names.answer("good.example")
+        assert service.names.queries[0][0] == "192.0.2.1"
+        service.names.answer("good.example")
         assert isinstance(transport.protocol, ConnectionWrapper)
         assert transport.reading
         assert transport.sent == b"all\nearly"
-        assert (place.service_admission.admission.open, place.budget.open) == (1, 1)
+        assert (service.service_admission.admission.open, service.budget.open) == (1, 1)
         _end(transport)
-        assert place.empty()
+        assert service.empty()
 
     @pytest.mark.parametrize(("name", "reason"), [("bad.example", "name"), (None, "name"), ("x.test", "address")])
-    def test_it_is_refused_late(self, name: str | None, reason: str) -> None:
-        """With a last word where there is one."""
-        place = _Place(self.options)
-        transport = place.connect()
-        place.names.answer(name)
-        assert (transport.lost, place.reasons()) == ("done", [reason])
-        assert place.empty()
-        place = _Place(f"{self.options} banner_fail=/out")
-        transport = place.connect()
-        place.names.answer(name)
+    def test_client_is_refused_after_the_lookup(self, name: str | None, reason: str) -> None:
+        """The client is refused after the lookup, with a banner if there is one."""
+        service = _Service(self.options)
+        transport = service.connect()
+        service.names.answer(name)
+        assert (transport.lost, service.reasons()) == ("done", [reason])
+        assert service.empty()
+        service = _Service(f"{self.options} banner_fail=/out")
+        transport = service.connect()
+        service.names.answer(name)
         assert isinstance(transport.protocol, RejectProtocol)
         assert (transport.sent, transport.reading) == (b"out\n", True)
         transport.protocol.readConnectionLost()
-        assert place.empty()
+        assert service.empty()
 
-    def test_a_name_that_is_known_needs_no_waiting(self) -> None:
-        """The gate is there at once, or the refusal."""
+    def test_cached_host_name(self) -> None:
+        """With a host name in the cache the client is admitted or refused at once."""
         for name, kind in (("good.example", ConnectionWrapper), ("bad.example", type(None))):
-            place = _Place(self.options)
-            answer = place.names.confirmed_host_of("192.0.2.1")
-            place.names.answer(name)
-            place.names.confirmed_host_of = lambda _address, answer=answer: answer  # type: ignore[method-assign,misc]
-            assert isinstance(place.tracker.buildProtocol(_address()), kind)
+            service = _Service(self.options)
+            answer = service.names.confirmed_host_of("192.0.2.1")
+            service.names.answer(name)
+            service.names.confirmed_host_of = lambda _address, answer=answer: answer  # type: ignore[method-assign,misc]
+            assert isinstance(service.tracker.buildProtocol(_address()), kind)
 
-    def test_a_client_that_goes_before_its_name_is_known(self) -> None:
-        """Its ticket comes back, and the late name changes nothing."""
-        place = _Place(self.options)
-        _end(place.connect())
-        assert (place.service_admission.admission.open, place.global_limit.open, place.budget.open) == (0, 0, 0)
-        place.names.answer("good.example")
-        assert place.empty()
-        assert place.lines == []
+    def test_client_closes_before_its_host_name_is_known(self) -> None:
+        """The slot is released, and the late host name changes nothing."""
+        service = _Service(self.options)
+        _end(service.connect())
+        assert (service.service_admission.admission.open, service.global_limit.open, service.budget.open) == (0, 0, 0)
+        service.names.answer("good.example")
+        assert service.empty()
+        assert service.lines == []
 
-    def test_a_stop_does_not_wait_for_names(self) -> None:
-        """Nothing is owed to who was not let in."""
-        place = _Place(self.options)
-        transport = place.connect()
-        emptied = place.tracker.when_empty()
+    def test_drain_closes_clients_without_a_host_name(self) -> None:
+        """A client that is not admitted yet is closed at the stop."""
+        service = _Service(self.options)
+        transport = service.connect()
+        emptied = service.tracker.when_empty()
         assert not emptied.called
-        (pending,) = place.tracker.all_connections()
+        (pending,) = service.tracker.all_connections()
         facts = pending.info()
         assert (facts["id"], facts["peer"], facts["state"]) == (1, "192.0.2.1:40000", "host-name")
         assert pending.info()["id"] == pending.connection_id == 1
@@ -409,18 +409,18 @@ class TestNames:
         assert transport.lost == "aborted"
         assert emptied.called
 
-    def test_a_service_that_fails_or_wants_nobody_after_all(self) -> None:
-        """The connection ends, and nothing is left."""
+    def test_no_protocol_after_the_lookup(self) -> None:
+        """Without a protocol after the lookup, or if its start fails, the connection is closed and nothing is kept."""
         for build in (lambda _addr: None, lambda _addr: _Broken()):
-            place = _Place(self.options)
-            place.factory.buildProtocol = build  # type: ignore[method-assign]
-            transport = place.connect()
+            service = _Service(self.options)
+            service.factory.buildProtocol = build  # type: ignore[method-assign]
+            transport = service.connect()
             with LogCatcher() as log:
-                place.names.answer("good.example")
+                service.names.answer("good.example")
             for failure in log.failures:
                 failure.trap(ZeroDivisionError)
             assert transport.lost
-            assert place.empty()
+            assert service.empty()
 
 
 class _Broken(_Echo):
@@ -429,138 +429,138 @@ class _Broken(_Echo):
 
 
 class TestQueue:
-    """on_limit=queue: who comes while there are too many waits."""
+    """Queueing at a limit (on_limit=queue)."""
 
-    def test_listeners_rest_until_one_leaves(self) -> None:
-        """The others wait in the kernel, and nobody is refused."""
-        place = _Place("instances=2 on_limit=queue")
-        assert place.service_admission.may_accept()
-        transports = [place.connect() for _ in range(2)]
-        assert place.listening
-        assert not place.service_admission.may_accept()
-        assert not place.listening
+    def test_listeners_are_paused_until_a_connection_ends(self) -> None:
+        """Other clients wait in the kernel, and none is refused."""
+        service = _Service("instances=2 on_limit=queue")
+        assert service.service_admission.may_accept()
+        transports = [service.connect() for _ in range(2)]
+        assert service.listening
+        assert not service.service_admission.may_accept()
+        assert not service.listening
         _end(transports[0])
-        assert place.listening
+        assert service.listening
         _end(transports[1])
-        assert place.empty()
+        assert service.empty()
 
-    def test_who_was_accepted_already_waits_in_order(self) -> None:
-        """Unread, before those in the kernel."""
-        place = _Place("instances=1 on_limit=queue")
-        first, second, third = (place.connect() for _ in range(3))
-        assert not place.listening
+    def test_accepted_connections_are_queued_in_order(self) -> None:
+        """Connections that are already accepted wait unread, and are served before those in the kernel's queue."""
+        service = _Service("instances=1 on_limit=queue")
+        first, second, third = (service.connect() for _ in range(3))
+        assert not service.listening
         assert [type(each.protocol).__name__ for each in (second, third)] == ["PendingConnection"] * 2
-        assert (place.service_admission.admission.open, place.budget.open) == (1, 3)
+        assert (service.service_admission.admission.open, service.budget.open) == (1, 3)
         _end(first)
-        assert (second.reading, third.reading, place.listening) == (True, False, False)
+        assert (second.reading, third.reading, service.listening) == (True, False, False)
         _end(second)
-        assert (third.reading, place.listening) == (True, False)
+        assert (third.reading, service.listening) == (True, False)
         _end(third)
-        assert place.listening
-        assert [line.split()[0] for line in place.lines] == ["accept", "end"] * 3
-        assert place.empty()
+        assert service.listening
+        assert [line.split()[0] for line in service.lines] == ["accept", "end"] * 3
+        assert service.empty()
 
-    def test_whoever_leaves_the_queue_is_forgotten(self) -> None:
-        """As when the daemon stops."""
-        place = _Place("instances=1 on_limit=queue")
-        first, second, third = (place.connect() for _ in range(3))
+    def test_closed_connection_leaves_the_queue(self) -> None:
+        """A queued connection that is closed is removed, as at the stop."""
+        service = _Service("instances=1 on_limit=queue")
+        first, second, third = (service.connect() for _ in range(3))
         second.protocol.abort("shutdown")
         _end(first)
         assert third.reading
         _end(third)
-        assert place.empty()
+        assert service.empty()
 
-    def test_the_daemons_limit_makes_it_wait_too(self) -> None:
-        """Room anywhere is room for it."""
-        place = _Place("on_limit=queue", most=1)
-        elsewhere: Any = place.service_admission.admission.admit("192.0.2.9", 0.0)
-        waiting = place.connect()
+    def test_queueing_at_the_global_limit(self) -> None:
+        """A connection queued at the global limit is served when a connection of any service ends."""
+        service = _Service("on_limit=queue", most=1)
+        elsewhere: Any = service.service_admission.admission.admit("192.0.2.9", 0.0)
+        waiting = service.connect()
         assert not waiting.reading
         elsewhere.release()
         assert waiting.reading
 
-    def test_other_rules_hold_for_who_waited(self) -> None:
-        """They are asked when there is room."""
-        place = _Place("instances=1 on_limit=queue access_times=12:00-12:30")
-        first, second = place.connect(), place.connect()
-        place.wall += 3600
+    def test_new_rules_apply_to_queued_connections(self) -> None:
+        """The current rules are applied once there is room."""
+        service = _Service("instances=1 on_limit=queue access_times=12:00-12:30")
+        first, second = service.connect(), service.connect()
+        service.wall += 3600
         _end(first)
         assert second.lost == "done"
-        assert place.reasons() == ["time"]
-        assert place.empty()
+        assert service.reasons() == ["time"]
+        assert service.empty()
 
-    def test_a_name_is_asked_for_after_waiting(self) -> None:
-        """Lookups are counted like connections."""
-        place = _Place("instances=1 on_limit=queue only_from=10.0.0.1,.example")
-        first, second = place.connect("10.0.0.1"), place.connect()
-        assert not place.names.queries
+    def test_host_name_is_looked_up_after_queueing(self) -> None:
+        """The lookup starts once there is room; the connection is counted during the lookup."""
+        service = _Service("instances=1 on_limit=queue only_from=10.0.0.1,.example")
+        first, second = service.connect("10.0.0.1"), service.connect()
+        assert not service.names.queries
         _end(first)
         assert not second.reading
-        place.names.answer("good.example")
+        service.names.answer("good.example")
         assert second.reading
         _end(second)
-        assert place.empty()
+        assert service.empty()
 
 
 class TestReload:
-    """Other options for a service that runs."""
+    """New options of a running service."""
 
     @staticmethod
-    def reload(place: _Place, options: str) -> None:
-        """As the supervisor does."""
-        service = service_of(f"echo 7/tcp access_zone=UTC {options}")
-        commit = place.service_admission.prepare(service)
-        place.tracker.retune(service)
+    def reload(service: _Service, options: str) -> None:
+        """Apply new options, as the supervisor does."""
+        changed = service_of(f"echo 7/tcp access_zone=UTC {options}")
+        commit = service.service_admission.prepare(changed)
+        service.tracker.retune(changed)
         commit()
 
-    def test_they_hold_for_who_comes_then(self) -> None:
-        """Whoever is in stays in, and is counted by the new rules."""
-        place = _Place("instances=2 banner=/all")
-        first = place.connect()
-        self.reload(place, "instances=1 banner_fail=/out log_on_failure=ATTEMPT")
-        refused = place.connect()
+    def test_new_options_apply_to_new_connections(self) -> None:
+        """Open connections stay open, and are counted by the new rules."""
+        service = _Service("instances=2 banner=/all")
+        first = service.connect()
+        self.reload(service, "instances=1 banner_fail=/out log_on_failure=ATTEMPT")
+        refused = service.connect()
         assert (first.sent, first.lost, refused.sent) == (b"all\n", "", b"out\n")
-        assert place.lines[-1].startswith("refuse service=echo/tcp reason=instances count=1 rule=")
+        assert service.lines[-1].startswith("refuse service=echo/tcp reason=instances count=1 rule=")
         _end(first)
-        assert place.connect().sent == b""
+        assert service.connect().sent == b""
 
-    def test_more_room_is_for_those_who_wait(self) -> None:
-        """At once."""
-        place = _Place("instances=1 on_limit=queue")
-        place.connect()
-        waiting = [place.connect() for _ in range(2)]
-        self.reload(place, "instances=2 on_limit=queue")
+    def test_higher_limit_admits_queued_connections(self) -> None:
+        """Queued connections are admitted at once."""
+        service = _Service("instances=1 on_limit=queue")
+        service.connect()
+        waiting = [service.connect() for _ in range(2)]
+        self.reload(service, "instances=2 on_limit=queue")
         assert [each.reading for each in waiting] == [True, False]
-        assert not place.listening
-        self.reload(place, "on_limit=queue")
+        assert not service.listening
+        self.reload(service, "on_limit=queue")
         assert waiting[1].reading
-        assert place.listening
+        assert service.listening
 
-    def test_who_waited_is_refused_where_nobody_waits_any_more(self) -> None:
-        """And the listeners go on, since refusing is their work now."""
-        place = _Place("instances=1 on_limit=queue")
-        first, second = place.connect(), place.connect()
-        self.reload(place, "instances=1 banner_fail=/out")
+    def test_queued_connections_are_refused_without_queueing(self) -> None:
+        """Without on_limit=queue queued connections are refused, and the listeners resume."""
+        service = _Service("instances=1 on_limit=queue")
+        first, second = service.connect(), service.connect()
+        self.reload(service, "instances=1 banner_fail=/out")
         assert (first.lost, second.sent, second.reading) == ("", b"out\n", True)
-        assert place.listening
+        assert service.listening
         _end(first)
         second.protocol.readConnectionLost()
-        assert place.empty()
+        assert service.empty()
 
-    def test_a_file_that_is_gone_changes_nothing(self) -> None:
-        """It is read before anything is done."""
-        place = _Place("banner=/all")
+    def test_missing_banner_file_changes_nothing(self) -> None:
+        """Files are read before any change is made."""
+        service = _Service("banner=/all")
         with pytest.raises(FileNotFoundError):
-            self.reload(place, "banner=/gone")
-        assert place.connect().sent == b"all\n"
+            self.reload(service, "banner=/gone")
+        assert service.connect().sent == b"all\n"
 
-    def test_a_line_may_move(self) -> None:
-        """A refusal says where the rule stands now."""
-        place = _Place("only_from=")
+    def test_position_of_a_rule_changes(self) -> None:
+        """A refuse line has the new position of the rule."""
+        service = _Service("only_from=")
         (moved,) = config_of("\n\necho 7/tcp access_zone=UTC only_from=").services
-        place.service_admission.update_locations(moved)
-        place.connect()
-        assert '(s:3:38)"' in place.lines[-1]
+        service.service_admission.update_locations(moved)
+        service.connect()
+        assert '(s:3:38)"' in service.lines[-1]
 
 
 @pytest.fixture
@@ -574,128 +574,128 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 class TestEviction:
-    """Connections of the service that can be closed for others."""
+    """Eviction of idle connections for new ones."""
 
-    def place(self, options: str, **more: Any) -> tuple[_Place, list[Any]]:
-        """One whose connections may all be closed, the oldest first."""
-        place = _Place(options, **more)
+    def with_evictable(self, options: str, **more: Any) -> tuple[_Service, list[Any]]:
+        """Return a service whose connections can all be evicted, the oldest first."""
+        service = _Service(options, **more)
         open_ones: list[Any] = []
 
         def evict() -> bool:
             if not open_ones:
                 return False
-            place.reactor.callLater(0, open_ones.pop(0).abortConnection)
+            service.reactor.callLater(0, open_ones.pop(0).abortConnection)
             return True
 
-        place.tracker.budget.evict_by(evict)
-        return place, open_ones
+        service.tracker.budget.evict_by(evict)
+        return service, open_ones
 
     @pytest.mark.parametrize(("options", "most"), [("instances=2", None), ("", 2)])
-    def test_who_would_be_refused_gets_the_place_of_another(self, options: str, most: int | None) -> None:
-        """At the limit of the service or of the daemon a connection leaves, and the new one is let in after it."""
-        place, old = self.place(options, most=most)
-        old += [place.connect(), place.connect()]
+    def test_connection_is_evicted_for_a_new_one(self, options: str, most: int | None) -> None:
+        """At the limit of the service or the daemon a connection is evicted, and the new one is admitted after it."""
+        service, old = self.with_evictable(options, most=most)
+        old += [service.connect(), service.connect()]
         before = list(old)
-        new = [place.connect() for _ in range(2)]
-        assert not place.listening
-        place.reactor.advance(0)
-        place.reactor.advance(0)
+        new = [service.connect() for _ in range(2)]
+        assert not service.listening
+        service.reactor.advance(0)
+        service.reactor.advance(0)
         assert [each.lost for each in before] == ["aborted", "aborted"]
         assert [type(each.protocol).__name__ for each in new] == ["HalfCloseableWrapper"] * 2
-        assert place.listening
-        assert (place.service_admission.admission.open, place.reasons()) == (2, [])
+        assert service.listening
+        assert (service.service_admission.admission.open, service.reasons()) == (2, [])
 
-    def test_without_one_to_close_they_are_refused(self) -> None:
-        """As ever."""
-        place, _ = self.place("instances=1")
-        place.connect()
-        assert place.connect() is None
-        assert place.reasons() == ["instances"]
+    def test_refusal_without_a_connection_to_evict(self) -> None:
+        """Without a connection to evict a client is refused."""
+        service, _ = self.with_evictable("instances=1")
+        service.connect()
+        assert service.connect() is None
+        assert service.reasons() == ["instances"]
 
-    def test_a_source_does_not_get_the_place_of_another(self) -> None:
-        """Who has too many connections itself is refused, and nobody leaves for it."""
-        place, old = self.place("per_source=1")
-        old.append(place.connect())
-        assert place.connect() is None
-        assert place.reasons() == ["per_source"]
+    def test_no_eviction_at_the_limit_of_a_source(self) -> None:
+        """A client over per_source is refused without an eviction."""
+        service, old = self.with_evictable("per_source=1")
+        old.append(service.connect())
+        assert service.connect() is None
+        assert service.reasons() == ["per_source"]
         assert not old[0].lost
 
-    def test_who_waits_in_the_kernels_queue_gets_places_as_they_can_be_given(self) -> None:
-        """With on_limit=queue the listeners rest, and a connection leaves as soon as one can be closed."""
-        place, old = self.place("instances=1 on_limit=queue")
-        first = place.connect()
-        assert not place.service_admission.may_accept()
-        place.reactor.pump([0.1] * 5)
-        assert not place.listening
+    def test_eviction_with_queueing(self) -> None:
+        """With on_limit=queue the listeners are paused, and a connection is evicted as soon as one can be."""
+        service, old = self.with_evictable("instances=1 on_limit=queue")
+        first = service.connect()
+        assert not service.service_admission.may_accept()
+        service.reactor.pump([0.1] * 5)
+        assert not service.listening
         old.append(first)
-        place.reactor.pump([0.1] * 2)
+        service.reactor.pump([0.1] * 2)
         assert first.lost == "aborted"
-        assert place.listening
-        place.reactor.pump([0.1] * 2)
-        assert place.empty()
+        assert service.listening
+        service.reactor.pump([0.1] * 2)
+        assert service.empty()
 
 
 class TestDescriptors:
-    """Who is refused where there is the descriptor alone."""
+    """Refused clients without a transport."""
 
-    def test_a_last_word(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """It arrives, with the end, and what the client says is dropped until it closes."""
+    def test_banner_arrives(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """The banner arrives with the end of output; input is discarded until the client closes."""
         ours, theirs = pair
-        place = _Place("banner_fail=/out")
+        service = _Service("banner_fail=/out")
         theirs.sendall(b"x" * 1000)
-        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
+        service.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
         assert theirs.recv(100) == b""
-        (leaving,) = place.reactor.readers
+        (leaving,) = service.reactor.readers
         assert leaving.logPrefix() == "refused"
         leaving.doRead()
         leaving.doRead()
         assert leaving.fileno() >= 0
         theirs.close()
         leaving.doRead()
-        assert place.empty()
+        assert service.empty()
 
     @pytest.mark.parametrize("end", ["time", "bytes", "reactor"])
-    def test_it_is_bounded(self, pair: tuple[socket.socket, socket.socket], end: str) -> None:
-        """In time and bytes; and it ends with the reactor."""
+    def test_lingering_close_is_limited(self, pair: tuple[socket.socket, socket.socket], end: str) -> None:
+        """A lingering close ends by its time, by its input, or with the reactor."""
         ours, theirs = pair
-        place = _Place()
-        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
-        (leaving,) = place.reactor.readers
+        service = _Service()
+        service.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
+        (leaving,) = service.reactor.readers
         if end == "time":
-            place.reactor.advance(LINGER_SECONDS)
+            service.reactor.advance(LINGER_SECONDS)
         elif end == "bytes":
             for _ in range(2):
                 theirs.sendall(b"x" * 40_000)
                 leaving.doRead()
         else:
             leaving.connectionLost(Failure(ConnectionLost()))
-        assert place.empty()
+        assert service.empty()
 
-    def test_without_a_text_or_a_client_it_is_closed(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """At once."""
+    def test_close_without_a_banner_or_a_client(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """Without a banner, or after the client has closed, the connection is closed at once."""
         ours, theirs = pair
-        place = _Place()
-        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"")
+        service = _Service()
+        service.service_admission.refusals.lingering_closer.close(ours.detach(), b"")
         assert theirs.recv(1) == b""
         ours, theirs = socket.socketpair()
         theirs.close()
-        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
-        assert place.empty()
+        service.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
+        assert service.empty()
 
-    def test_beyond_the_number_it_is_closed_at_once(
+    def test_close_over_the_limit(
         self, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Behind its text."""
+        """Over the limit of lingering connections it is closed after the banner."""
         monkeypatch.setattr(lingering_close_module, "_MAX_LINGERING", 0)
         ours, theirs = pair
-        place = _Place()
-        place.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
+        service = _Service()
+        service.service_admission.refusals.lingering_closer.close(ours.detach(), b"out\n")
         assert theirs.recv(100) == b"out\n"
-        assert place.empty()
+        assert service.empty()
 
-    def test_a_greeting_never_waits(self, pair: tuple[socket.socket, socket.socket]) -> None:
-        """Not even on a blocking socket whose client is gone, or reads nothing."""
+    def test_send_banner_does_not_block(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """send_banner() does not block on a blocking socket whose client has closed or does not read."""
         ours, theirs = pair
         send_banner(ours.fileno(), b"in\n")
         assert theirs.recv(100) == b"in\n"
@@ -709,14 +709,14 @@ class TestDescriptors:
     ("options", "rule"),
     [("no_access=192.0.2.1", "-"), ("only_from=.example.com", "-"), ("instances=1", "instances=1 ")],
 )
-def test_a_rule_must_not_say_what_the_address_does_not(options: str, rule: str) -> None:
-    """Where addresses are shortened, a rule for an address or a name is not told; one for all clients is."""
-    place = _Place(options, short=True)
+def test_rule_is_anonymized(options: str, rule: str) -> None:
+    """With anonymized addresses a refuse line has no rule with an address or a name, but one for all clients."""
+    service = _Service(options, short=True)
     for _ in range(2):
-        place.connect()
-        if place.names.queries:
-            place.names.answer("client.example.org")
-    line = next(line for line in place.lines if line.startswith("refuse "))
+        service.connect()
+        if service.names.queries:
+            service.names.answer("client.example.org")
+    line = next(line for line in service.lines if line.startswith("refuse "))
     assert " peer=192.0.2.0 " in line
     assert line.partition(" rule=")[2].strip('"').startswith(rule)
-    assert "192.0.2.1" not in "".join(place.lines)
+    assert "192.0.2.1" not in "".join(service.lines)

@@ -1,4 +1,4 @@
-"""The sockets of Python handlers, and what these report of them."""
+"""HandlerSocket and CloseReports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def pair() -> Iterator[tuple[HandlerSocket, socket.socket]]:
-    """A handler's socket and its client's."""
+    """The sockets of a handler and its client."""
     ours, theirs = socket.socketpair()
     with theirs, HandlerSocket(fileno=ours.detach()) as handlers:
         yield handlers, theirs
 
 
 def test_a_close_is_reported_once(pair: tuple[HandlerSocket, socket.socket]) -> None:
-    """While the socket is still open, and only when no file made of it is."""
+    """close() is reported while the socket is still open, and after all files made of it are closed."""
     sock, client = pair
     reports: list[tuple[int, bool]] = []
     sock.on_close = lambda each, closed: reports.append((each.fileno(), closed))
@@ -38,7 +38,7 @@ def test_a_close_is_reported_once(pair: tuple[HandlerSocket, socket.socket]) -> 
 
 
 def test_a_detached_socket_is_reported(pair: tuple[HandlerSocket, socket.socket]) -> None:
-    """Its close later is other code's."""
+    """detach() is reported; a later close of the descriptor is not."""
     sock, _ = pair
     reports: list[bool] = []
     sock.on_close = lambda _each, closed: reports.append(closed)
@@ -47,8 +47,8 @@ def test_a_detached_socket_is_reported(pair: tuple[HandlerSocket, socket.socket]
     assert reports == [False]
 
 
-def test_a_socket_that_nobody_counts(pair: tuple[HandlerSocket, socket.socket]) -> None:
-    """It is a socket as any."""
+def test_socket_without_on_close(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """Without on_close it behaves as any socket."""
     sock, client = pair
     sock.sendall(b"x")
     sock.close()
@@ -56,8 +56,8 @@ def test_a_socket_that_nobody_counts(pair: tuple[HandlerSocket, socket.socket]) 
     assert client.recv(2) == b""
 
 
-def test_reports_come_to_the_launcher(pair: tuple[HandlerSocket, socket.socket]) -> None:
-    """Each with the number of its connection."""
+def test_reports_reach_the_launcher(pair: tuple[HandlerSocket, socket.socket]) -> None:
+    """Each report has the id of its connection."""
     closings = CloseReports()
     assert list(closings.read()) == []
     child = os.fork()
@@ -69,7 +69,7 @@ def test_reports_come_to_the_launcher(pair: tuple[HandlerSocket, socket.socket])
             os._exit(0)
     os.waitpid(child, 0)
     assert list(closings.read()) == [(2**40, True)]
-    # A launcher that is gone changes nothing for the handler.
+    # A handler is not affected if the launcher has exited.
     pair[0].on_close = closings.reporter(3)
     pair[0].close()
     assert pair[0].fileno() == -1

@@ -1,4 +1,4 @@
-"""Copies of connections that are kept to count their bytes, with processes of the test's own."""
+"""ConnectionCopies, with processes that hold connections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from svcd.process.connection_copies import ConnectionCopies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Does what it is told: let go of the connection, or let a child have it.
+#: Program that closes the connection, or passes it to a child, on request.
 CODE = """
 import os, signal, sys
 for line in sys.stdin:
@@ -32,7 +32,7 @@ for line in sys.stdin:
 
 
 class _Handler:
-    """A connection, and a process that has it."""
+    """A connection, and a process that has it open."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -50,7 +50,7 @@ class _Handler:
         assert self.client.recv(3) == b"abc"
 
     def tell(self, word: str) -> None:
-        """Let it do something."""
+        """Send a request to the process, and wait for its answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{word}\n")
@@ -59,7 +59,7 @@ class _Handler:
 
     @property
     def ended(self) -> bool:
-        """Whether the client has seen its end."""
+        """Whether the client has received the end of the connection."""
         self.client.settimeout(0.05)
         try:
             return self.client.recv(1) == b""
@@ -67,7 +67,7 @@ class _Handler:
             return False
 
     def close(self) -> None:
-        """End the process, and its child."""
+        """Kill the process and its child."""
         if self.process.returncode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -79,14 +79,14 @@ class _Handler:
 
 @pytest.fixture
 def handler() -> Iterator[_Handler]:
-    """One for a test."""
+    """A handler process with a connection."""
     made = _Handler()
     yield made
     made.close()
 
 
-def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
-    """When the handler has let go of the connection: within a tenth of a second, and its bytes are those until then."""
+def test_copy_is_closed_after_the_handler_closes(handler: _Handler) -> None:
+    """A copy is closed within 0.1 s after the handler has closed the connection, with the counts at that time."""
     clock = Clock()
     copies = ConnectionCopies(clock.seconds)
     assert copies.due is None
@@ -104,7 +104,7 @@ def test_a_copy_is_closed_with_the_last(handler: _Handler) -> None:
 
 
 def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
-    """That has the connection when its parent has it no more."""
+    """A copy is kept while a child of the handler has the connection open."""
     clock = Clock()
     copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
@@ -118,7 +118,7 @@ def test_a_copy_is_kept_for_a_child(handler: _Handler) -> None:
 
 
 def test_a_copy_outlives_its_handler(handler: _Handler) -> None:
-    """Until close_copy() is called."""
+    """The copy of an exited handler is kept until close_copy() is called."""
     clock = Clock()
     copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy)
@@ -133,8 +133,8 @@ def _hidden(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", ["no /proc", "hidden"])
-def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """The client's end comes first."""
+def test_no_counts_if_descriptors_are_hidden(handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """If the descriptors of the handler are hidden, the copy is closed and the counts are unknown."""
     clock = Clock()
     if way == "no /proc":
         monkeypatch.setattr(os, "access", lambda _path, _mode: False)
@@ -156,7 +156,7 @@ def test_what_can_not_be_seen_is_not_counted(handler: _Handler, monkeypatch: pyt
 def test_a_handler_that_reports(
     handler: _Handler, monkeypatch: pytest.MonkeyPatch, way: str, closed: bool, counts: tuple[int, int]
 ) -> None:
-    """Without /proc the copy is kept until the handler reports that it closes its own; then it is counted."""
+    """Without /proc the copy is kept until the handler reports its close; then the bytes are counted."""
     clock = Clock()
     hidden = {"no /proc": "/proc/self/fd", "hidden": f"/proc/{handler.process.pid}/fd"}[way]
     monkeypatch.setattr(os, "access", lambda path, _mode: path != hidden)
@@ -175,8 +175,8 @@ def test_a_handler_that_reports(
     assert copies.close_copy(7) == counts
 
 
-def test_a_report_where_all_is_seen(handler: _Handler) -> None:
-    """A child may still have the connection."""
+def test_report_with_visible_descriptors(handler: _Handler) -> None:
+    """With /proc a report does not close the copy, as a child may still have the connection."""
     clock = Clock()
     copies = ConnectionCopies(clock.seconds)
     copies.keep(7, handler.process.pid, handler.copy, reported=True)
@@ -189,8 +189,8 @@ def test_a_report_where_all_is_seen(handler: _Handler) -> None:
     assert copies.close_copy(7) == (0, 3)
 
 
-def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
-    """A look that takes long has a longer pause after it."""
+def test_slow_checks_are_less_frequent(handler: _Handler) -> None:
+    """A check that takes long is followed by a longer pause."""
     times = iter([0.0, 1.0, 1.5])
     copies = ConnectionCopies(lambda: next(times))
     copies.keep(7, handler.process.pid, handler.copy)
@@ -200,8 +200,8 @@ def test_many_copies_are_looked_at_less_often(handler: _Handler) -> None:
 
 
 @pytest.mark.parametrize("client_closes", [False, True])
-def test_a_close_behind_what_is_not_sent_is_no_byte(client_closes: bool) -> None:
-    """What the client has no room for counts as sent, and the end of the stream behind it does not."""
+def test_end_of_the_stream_is_not_counted(client_closes: bool) -> None:
+    """Data for which the client has no room counts as sent; the end of the stream after it does not count."""
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(listener.getsockname())

@@ -1,4 +1,4 @@
-"""Every connection's way in and out: numbers, counts, lines."""
+"""ConnectionWrapper: ids, counts and log lines of connections in the daemon."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ V6 = IPv6Address("TCP", "2001:db8::1", 40_001)
 
 
 class _Service(Protocol):
-    """Keeps what it is told."""
+    """Protocol that records its input."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -63,7 +63,7 @@ class _HalfCloseable(_Service):
 
 
 class _Factory(Factory):
-    """Builds one kind of protocol, or none."""
+    """Factory of one class of protocols, or of none."""
 
     def __init__(self, kind: type[_Service] | None) -> None:
         self.kind = kind
@@ -79,8 +79,8 @@ class _Factory(Factory):
         return self.kind() if self.kind else None
 
 
-class _Gates:
-    """A gatekeeper with everything around it."""
+class _Wrappers:
+    """A TrackingFactory and the objects that it uses."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class _Gates:
         self.tracker = TrackingFactory(service, context, self.service_admission, self.factory)
 
     def connect(self, peer: IAddress = V4) -> tuple[Any, StreamDouble, Any]:
-        """A connection: its gate, transport, protocol."""
+        """Return a new connection: its wrapper, transport and protocol."""
         wrapper: Any = self.tracker.buildProtocol(peer)
         assert isinstance(wrapper, ConnectionWrapper)
         transport = StreamDouble(wrapper, peer=peer)
@@ -125,9 +125,9 @@ def _lose(transport: StreamDouble, error: Exception | None = None) -> None:
     transport.lose(Failure(error or ConnectionDone()))
 
 
-def test_a_connection_is_told_when_it_comes_and_when_it_goes() -> None:
-    """The accept and end lines say who, how many, how much, how long and why."""
-    wrappers = _Gates()
+def test_accept_and_end_lines() -> None:
+    """The accept and end lines have the client, the number of connections, the traffic, the time and the reason."""
+    wrappers = _Wrappers()
     _, first, _ = wrappers.connect()
     _, second, _ = wrappers.connect(V6)
     wrappers.clock.advance(1.5)
@@ -147,7 +147,7 @@ def test_a_connection_is_told_when_it_comes_and_when_it_goes() -> None:
     [
         (ConnectionDone(), "done"),
         (ConnectionLost(), "lost"),
-        # A transport says ConnectionLost; what else comes was raised by the service.
+        # A transport reports ConnectionLost; another exception was raised by the service.
         (OSError(2, "no such file"), "error"),
         (ConnectionAborted(), "aborted"),
         (ZeroDivisionError(), "error"),
@@ -155,16 +155,16 @@ def test_a_connection_is_told_when_it_comes_and_when_it_goes() -> None:
 )
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_reason_of_an_end(error: Exception, reason: str, as_json: bool) -> None:
-    """Each way to end has its word, in both kinds of log."""
-    wrappers = _Gates(as_json=as_json)
+    """Each kind of end has its reason, in both log formats."""
+    wrappers = _Wrappers(as_json=as_json)
     _lose(wrappers.connect()[1], error)
     line = wrappers.lines[-1]
     assert (json.loads(line)["reason"] if as_json else line.partition("reason=")[2].split()[0]) == reason
 
 
-def test_a_connection_that_is_cut_ends_by_its_cause() -> None:
-    """The log says shutdown, not that it was aborted."""
-    wrappers = _Gates()
+def test_reason_of_an_aborted_connection() -> None:
+    """The reason is the cause of the abort, such as shutdown."""
+    wrappers = _Wrappers()
     wrapper, transport, _ = wrappers.connect()
     wrapper.abort("shutdown")
     assert transport.lost == "aborted"
@@ -173,8 +173,8 @@ def test_a_connection_that_is_cut_ends_by_its_cause() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_a_client_that_could_not_be_served(as_json: bool) -> None:
-    """A protocol may say why, and the log tells it in a line before the end's."""
-    wrappers = _Gates(as_json=as_json)
+    """The failure_text of a protocol is logged in a fail line before the end line."""
+    wrappers = _Wrappers(as_json=as_json)
     _, transport, protocol = wrappers.connect()
     protocol.failure_text = "no server"
     _lose(transport)
@@ -198,8 +198,8 @@ def test_a_client_that_could_not_be_served(as_json: bool) -> None:
     ],
 )
 def test_log_on_success_chooses_the_fields(words: str, accept: str | None, end: str | None) -> None:
-    """Each word stands for its fields; without any word there are no lines."""
-    wrappers = _Gates(f"echo 7/tcp log_on_success={words}")
+    """Each word of log_on_success selects its fields; without a word there are no lines."""
+    wrappers = _Wrappers(f"echo 7/tcp log_on_success={words}")
     _lose(wrappers.connect()[1])
     found = [{word.partition("=")[0] for word in line.split()[1:]} for line in wrappers.lines]
     assert found == [set(fields.split()) for fields in (accept, end) if fields is not None]
@@ -207,16 +207,16 @@ def test_log_on_success_chooses_the_fields(words: str, accept: str | None, end: 
         assert all(f" pid={os.getpid()}" in line for line in wrappers.lines)
 
 
-def test_a_local_client_is_known_by_its_process() -> None:
-    """A UNIX socket's peer is its process and user."""
-    wrappers = _Gates("echo /run/e/unix")
+def test_peer_at_a_unix_socket() -> None:
+    """The peer of a UNIX socket is logged with its pid and uid."""
+    wrappers = _Wrappers("echo /run/e/unix")
     wrappers.connect(LOCAL_PEER)
     assert wrappers.lines == ["accept service=echo/unix peer=pid:17/uid:1000 id=1 count=1"]
 
 
-def test_the_accept_line_waits_for_the_name_and_the_client_does_not() -> None:
-    """With resolve=yes the protocol begins at once, and both lines carry the name when it is there."""
-    wrappers = _Gates("echo 7/tcp resolve=yes")
+def test_accept_line_waits_for_the_host_name() -> None:
+    """With resolve=yes the protocol starts at once, and both lines have the host name."""
+    wrappers = _Wrappers("echo 7/tcp resolve=yes")
     wrapper, transport, protocol = wrappers.connect()
     assert protocol.told == ["made"]
     wrapper.dataReceived(b"x")
@@ -228,9 +228,9 @@ def test_the_accept_line_waits_for_the_name_and_the_client_does_not() -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_name_cannot_forge_a_line(as_json: bool) -> None:
-    """Whoever runs the client's name server can write one quoted word into the log."""
-    wrappers = _Gates("echo 7/tcp resolve=yes", as_json=as_json)
+def test_host_name_is_quoted(as_json: bool) -> None:
+    """A host name with special characters is one quoted word in the log."""
+    wrappers = _Wrappers("echo 7/tcp resolve=yes", as_json=as_json)
     wrappers.connect()
     wrappers.names.answer('a\nend service=x %(y)s "')
     (line,) = wrappers.lines
@@ -240,16 +240,16 @@ def test_a_name_cannot_forge_a_line(as_json: bool) -> None:
 
 
 def test_a_client_without_a_host_name() -> None:
-    """No name is a dash."""
-    wrappers = _Gates("echo 7/tcp resolve=yes")
+    """Without a host name the field is a dash."""
+    wrappers = _Wrappers("echo 7/tcp resolve=yes")
     wrappers.connect()
     wrappers.names.answer(None)
     assert " host=- " in wrappers.lines[0]
 
 
-def test_a_connection_that_ends_before_its_name_is_known() -> None:
-    """It has both lines, in order, and the late name adds no third."""
-    wrappers = _Gates("echo 7/tcp resolve=yes")
+def test_end_before_the_host_name_is_known() -> None:
+    """Both lines are written in order, and the late host name adds no line."""
+    wrappers = _Wrappers("echo 7/tcp resolve=yes")
     _, transport, _ = wrappers.connect()
     _lose(transport)
     wrappers.names.answer("host.example")
@@ -257,18 +257,18 @@ def test_a_connection_that_ends_before_its_name_is_known() -> None:
     assert all(" host=- " in line for line in wrappers.lines)
 
 
-def test_a_local_client_has_no_name_to_look_up() -> None:
-    """With resolve=yes a UNIX socket's lines come at once."""
-    wrappers = _Gates("echo /run/e/unix resolve=yes")
+def test_no_lookup_at_a_unix_socket() -> None:
+    """With resolve=yes the accept line of a UNIX socket is written at once."""
+    wrappers = _Wrappers("echo /run/e/unix resolve=yes")
     wrappers.connect(LOCAL_PEER)
     assert not wrappers.names.queries
     assert len(wrappers.lines) == 1
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_service_may_refuse(as_json: bool) -> None:
-    """A factory that builds nothing is told as a refusal; nothing is counted."""
-    wrappers = _Gates(kind=None, as_json=as_json)
+def test_factory_without_a_protocol(as_json: bool) -> None:
+    """If the factory returns None, a refusal is logged, and no connection is counted."""
+    wrappers = _Wrappers(kind=None, as_json=as_json)
     assert wrappers.tracker.buildProtocol(V4) is None
     assert wrappers.budget.open == 0
     if as_json:
@@ -277,21 +277,21 @@ def test_a_service_may_refuse(as_json: bool) -> None:
         assert wrappers.lines == ["refuse service=echo/tcp peer=192.0.2.1:40000 reason=service count=1 rule=-"]
 
 
-def test_half_close_is_offered_only_where_it_is_answered() -> None:
-    """The gate is half-closeable when its protocol is, and passes it on."""
-    wrapper, _, protocol = _Gates(kind=_HalfCloseable).connect()
+def test_half_close() -> None:
+    """The wrapper handles half-close if its protocol does, and passes it on."""
+    wrapper, _, protocol = _Wrappers(kind=_HalfCloseable).connect()
     assert IHalfCloseableProtocol.providedBy(wrapper)
     wrapper.readConnectionLost()
     wrapper.writeConnectionLost()
     assert protocol.told == ["made", "read lost", "write lost"]
-    plain, _, _ = _Gates(kind=_Service).connect()
+    plain, _, _ = _Wrappers(kind=_Service).connect()
     assert isinstance(plain, ConnectionWrapper)
     assert not IHalfCloseableProtocol.providedBy(plain)
 
 
-def test_a_descriptor_is_taken_and_given_back_once() -> None:
-    """The budget counts each connection from its begin to its end."""
-    wrappers = _Gates()
+def test_descriptor_is_counted() -> None:
+    """The budget counts each connection from its start to its end."""
+    wrappers = _Wrappers()
     transports = [wrappers.connect()[1] for _ in range(3)]
     assert wrappers.budget.open == 3
     for left, transport in zip((2, 1, 0), transports, strict=True):
@@ -300,9 +300,9 @@ def test_a_descriptor_is_taken_and_given_back_once() -> None:
         assert len(wrappers.tracker.connections) == left
 
 
-def test_a_protocol_that_fails_at_its_end_is_still_counted_and_told() -> None:
-    """Its mistake is passed on, after the end line's words are known."""
-    wrappers = _Gates(kind=_Service)
+def test_exception_in_connection_lost() -> None:
+    """An exception in connectionLost() is passed on, and the end is counted and logged."""
+    wrappers = _Wrappers(kind=_Service)
     _, transport, protocol = wrappers.connect()
     protocol.raises = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
@@ -312,8 +312,8 @@ def test_a_protocol_that_fails_at_its_end_is_still_counted_and_told() -> None:
 
 
 def test_when_empty_fires_with_the_last_connection() -> None:
-    """At once without any, else when the last is gone, for everyone who waits."""
-    wrappers = _Gates()
+    """All Deferreds of when_empty() fire after the last connection, at once without one."""
+    wrappers = _Wrappers()
     assert wrappers.tracker.when_empty().called
     transports = [wrappers.connect()[1] for _ in range(2)]
     waiting = [wrappers.tracker.when_empty(), wrappers.tracker.when_empty()]
@@ -323,32 +323,32 @@ def test_when_empty_fires_with_the_last_connection() -> None:
     assert all(each.called for each in waiting)
 
 
-def test_draining_asks_a_protocol_that_can() -> None:
-    """One that has no drain goes on until its client ends."""
-    wrapper, _, protocol = _Gates(kind=_HalfCloseable).connect()
+def test_drain_calls_the_protocol() -> None:
+    """A protocol without drain() continues until its client closes."""
+    wrapper, _, protocol = _Wrappers(kind=_HalfCloseable).connect()
     wrapper.drain()
     assert "drain" in protocol.told
-    wrapper, transport, _ = _Gates(kind=_Service).connect()
+    wrapper, transport, _ = _Wrappers(kind=_Service).connect()
     wrapper.drain()
     assert not transport.lost
 
 
-def test_a_protocols_own_way_for_data_is_used() -> None:
-    """A dataReceived put in place when the connection is made is the one that gets the bytes."""
+def test_replaced_data_received_is_used() -> None:
+    """A dataReceived that the protocol sets in connectionMade() gets the data."""
 
     class _Quick(_Service):
         def connectionMade(self) -> None:
             self.dataReceived = self.transport.write  # type: ignore[method-assign,union-attr]
 
-    wrapper, transport, _ = _Gates(kind=_Quick).connect()
+    wrapper, transport, _ = _Wrappers(kind=_Quick).connect()
     wrapper.dataReceived(b"x")
     assert transport.sent == b"x"
 
 
 @pytest.mark.parametrize("cause", ["idle", "first_byte", "session"])
-def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None:
-    """The connection is reset, and the end line has the deadline's name."""
-    wrappers = _Gates(f"echo 7/tcp {cause}_timeout=8s")
+def test_timeout_closes_the_connection(cause: str) -> None:
+    """The connection is reset, and the end line has the name of the timeout."""
+    wrappers = _Wrappers(f"echo 7/tcp {cause}_timeout=8s")
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     _, transport, _ = wrappers.connect()
     wrappers.clock.pump([0.25] * 31)
@@ -358,9 +358,9 @@ def test_a_deadline_ends_a_connection_and_the_log_says_which(cause: str) -> None
     assert f" reason={cause} count=0" in wrappers.lines[-1]
 
 
-def test_a_full_queue_is_idle() -> None:
-    """What was written and not taken has not moved."""
-    wrappers = _Gates("echo 7/tcp idle_timeout=8s")
+def test_unsent_data_is_idle() -> None:
+    """Data that was written and not acknowledged does not count as traffic."""
+    wrappers = _Wrappers("echo 7/tcp idle_timeout=8s")
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     (_, reads, _), (_, stalls, _) = wrappers.connect(), wrappers.connect()
     for _ in range(10):
@@ -372,18 +372,18 @@ def test_a_full_queue_is_idle() -> None:
     assert stalls.lost == "aborted"
 
 
-def test_without_deadlines_nothing_watches() -> None:
-    """No timer, and nothing told."""
-    wrappers = _Gates()
+def test_no_sweeps_without_timeouts() -> None:
+    """Without timeouts no timer runs, and no sweeper exists."""
+    wrappers = _Wrappers()
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     wrappers.connect()
     assert wrappers.tracker.timeout_sweeper is None
     assert not wrappers.clock.getDelayedCalls()
 
 
-def test_shortened_addresses_are_everywhere() -> None:
-    """No line of a connection says more than its network: not when it comes, goes, fails or is refused."""
-    wrappers = _Gates("echo 7/tcp resolve=yes", short=True)
+def test_anonymized_addresses_in_all_lines() -> None:
+    """The accept, end, fail and refuse lines have only the network of the client."""
+    wrappers = _Wrappers("echo 7/tcp resolve=yes", short=True)
     _, first, protocol = wrappers.connect()
     wrappers.names.answer("client.example")
     protocol.failure_text = "no"

@@ -1,4 +1,4 @@
-"""Credentials of launchers: when the supplementary groups need a call that only root may make."""
+"""Credentials of launchers: calls of setgroups(2), which only root may make."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svcd.process.credentials import apply_credentials
 from svcd.process.spec import ProcessCredentials
 
 CASES = {
-    # The user, its group and groups; the groups and the group wanted; the groups that are set, None for none.
+    # The current user, group and groups; the requested groups and group; the groups that are set, None for no call.
     "nothing to drop": (0, 0, [0], (), None, None),
     "nothing at all": (0, 0, [], (), 0, None),
     "one to drop": (0, 0, [0, 5], (), None, ()),
@@ -23,7 +23,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_supplementary_groups(case: tuple[object, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    """setgroups(2) is called where the groups change, since root of a user namespace may not be allowed to call it."""
+    """setgroups(2) is called only if the groups change: root of a user namespace may not be allowed to call it."""
     user, own, before, groups, group, wanted = case
     called: list[object] = []
     monkeypatch.setattr(os, "geteuid", lambda: user)

@@ -1,4 +1,4 @@
-"""The budget of descriptors: shares, resting without room, giving way, and going on."""
+"""DescriptorBudget: shares, pausing and resuming of listeners, and eviction."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from tests.doubles import LogCatcher
 
 
 class _Listener:
-    """Rests and goes on as it is told, and counts."""
+    """Listener that records pauses and counts resumes."""
 
     def __init__(self, share: Share) -> None:
-        self.resting = False
+        self.paused = False
         self.resumed = 0
         self.leave = share.listen(self.pause, self.resume)
 
     def pause(self) -> None:
-        """Rest."""
-        self.resting = True
+        """Record the call."""
+        self.paused = True
 
     def resume(self) -> None:
-        """Go on."""
-        self.resting = False
+        """Record the call."""
+        self.paused = False
         self.resumed += 1
 
 
 class _Services:
-    """Services with a listener each, on one budget."""
+    """Services with one listener each, on one budget."""
 
     def __init__(self, limit: int, *names: str) -> None:
         self.clock = Clock()
@@ -38,7 +38,7 @@ class _Services:
         self.clock.advance(0)
 
     def fill(self, share: Share) -> int:
-        """Let a service accept as long as it has room; how many connections that were."""
+        """Accept connections of a service as long as it has room; return their number."""
         count = 0
         while share.room():
             for _ in range(share.cost):
@@ -47,45 +47,45 @@ class _Services:
         return count
 
     @property
-    def resting(self) -> list[bool]:
-        """Whose listeners rest."""
-        return [listener.resting for listener in self.listeners]
+    def paused(self) -> list[bool]:
+        """Whether the listener of each service is paused."""
+        return [listener.paused for listener in self.listeners]
 
     def wait(self) -> None:
-        """Let them look again."""
+        """Advance the clock to the next retry."""
         self.clock.advance(RETRY_SECONDS)
 
 
-def test_a_service_alone_may_have_all() -> None:
+def test_single_service_may_use_the_whole_budget() -> None:
     """The guaranteed part and the common one of a single service are the whole budget."""
     services = _Services(100, "a")
     assert services.fill(services.shares[0]) == 100
-    assert services.resting == [True]
+    assert services.paused == [True]
     assert services.shares[0].paused
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 40])
-def test_a_greedy_service_leaves_the_others_their_part(count: int) -> None:
-    """When one has taken all it can get, each of the others still can accept, and none gets beyond the limit."""
+def test_guaranteed_parts_stay_available(count: int) -> None:
+    """When one service has used all it can get, each of the others can use its part, and no limit is exceeded."""
     services = _Services(200, *map(str, range(count)))
     greedy, *others = services.shares
     services.fill(greedy)
-    assert services.resting == [True] + [False] * len(others)
+    assert services.paused == [True] + [False] * len(others)
     part = min(128, 100 // count)
     assert [services.fill(share) for share in others] == [part] * len(others)
     assert services.budget.open <= services.budget.limit == 200
 
 
-def test_no_service_is_guaranteed_more_than_it_is_likely_to_need() -> None:
-    """With many descriptors nearly all are common."""
+def test_guaranteed_part_has_a_maximum() -> None:
+    """With many descriptors most of them are common."""
     services = _Services(10_000, "a", "b")
     assert [share.guaranteed for share in services.shares] == [128, 128]
     assert services.fill(services.shares[0]) == 10_000 - 128
 
 
 @pytest.mark.parametrize(("cost", "left"), [(1, 0), (2, 1), (3, 2)])
-def test_a_connection_is_accepted_with_all_that_it_takes(cost: int, left: int) -> None:
-    """Where a connection takes several descriptors there is no room with one less."""
+def test_connection_is_accepted_only_with_all_its_descriptors(cost: int, left: int) -> None:
+    """If a connection takes several descriptors, one descriptor less means no room."""
     services = _Services(11 + left, "a")
     services.shares[0].cost = cost
     for _ in range(11):
@@ -95,8 +95,8 @@ def test_a_connection_is_accepted_with_all_that_it_takes(cost: int, left: int) -
     assert services.shares[0].available == 1
 
 
-def test_what_belongs_to_no_service_is_taken_from_the_common_part() -> None:
-    """Refused clients and those whose service is not known cost no service its guaranteed part."""
+def test_descriptors_of_no_service_are_common() -> None:
+    """Refused clients and those without a known service take no descriptor of a guaranteed part."""
     services = _Services(100, "a", "b")
     while not services.budget.full:
         services.budget.acquire()
@@ -104,8 +104,8 @@ def test_what_belongs_to_no_service_is_taken_from_the_common_part() -> None:
     assert services.budget.open == 100
 
 
-def test_what_is_held_is_nobody_elses() -> None:
-    """Listening sockets and launchers make the budget smaller as long as they are there."""
+def test_held_descriptors_reduce_the_budget() -> None:
+    """hold() makes the budget smaller until the descriptors are returned."""
     services = _Services(100, "a")
     services.budget.hold(20)
     services.clock.advance(0)
@@ -116,8 +116,8 @@ def test_what_is_held_is_nobody_elses() -> None:
     assert services.fill(services.shares[0]) == 20
 
 
-def test_services_come_and_go() -> None:
-    """The parts are divided anew when a service gets its first listener and when one loses its last."""
+def test_budget_is_divided_again() -> None:
+    """The parts are divided again when a service gets its first listener or loses its last one."""
     services = _Services(100, "a", "b")
     first, second = services.shares
     services.fill(first)
@@ -130,27 +130,27 @@ def test_services_come_and_go() -> None:
     assert first.open == 100
     again = _Listener(second)
     services.clock.advance(0)
-    # Nobody is sent away for it: it comes when somebody leaves.
+    # No connection is closed for the new part: `first` keeps its descriptors until its connections end.
     assert second.room() == 25
-    assert not again.resting
+    assert not again.paused
     assert services.budget.common_open == 75
 
 
-def test_they_go_on_when_descriptors_are_free() -> None:
-    """After a connection ended, the next look lets the service accept again."""
+def test_listeners_resume_when_descriptors_are_free() -> None:
+    """After the end of a connection the next retry resumes the listeners of the service."""
     services = _Services(2, "a")
     services.fill(services.shares[0])
     services.shares[0].release()
-    assert services.resting == [True]
+    assert services.paused == [True]
     assert services.shares[0].room() == 0
     services.wait()
-    assert services.resting == [False]
+    assert services.paused == [False]
     assert services.shares[0].room() == 1
     assert not services.shares[0].paused
 
 
-def test_at_the_limit_nothing_spins() -> None:
-    """While there is no room, there is one look for each interval, and listeners stay at rest."""
+def test_one_retry_for_each_interval_at_the_limit() -> None:
+    """Without room there is one retry for each interval, and listeners stay paused."""
     services = _Services(2, "a", "b")
     for share in services.shares:
         services.fill(share)
@@ -161,8 +161,8 @@ def test_at_the_limit_nothing_spins() -> None:
     assert [listener.resumed for listener in services.listeners] == [0, 0]
 
 
-def test_connections_that_come_and_go_at_the_limit_cost_one_round_an_interval() -> None:
-    """However often the limit is reached, listeners go on at most once an interval."""
+def test_one_resume_for_each_interval_at_the_limit() -> None:
+    """Listeners resume at most once in each interval, however often the limit is reached."""
     services = _Services(2, "a")
     (share,) = services.shares
     services.fill(share)
@@ -173,30 +173,30 @@ def test_connections_that_come_and_go_at_the_limit_cost_one_round_an_interval() 
     assert services.listeners[0].resumed == 100
 
 
-def test_the_system_may_say_that_it_is_short() -> None:
-    """EMFILE below the limit makes everyone rest for one interval."""
+def test_pause_all() -> None:
+    """pause_all(), called after EMFILE below the limit, pauses all listeners for one interval."""
     services = _Services(10, "a", "b")
     services.budget.pause_all()
     services.budget.pause_all()
-    assert services.resting == [True, True]
+    assert services.paused == [True, True]
     assert len(services.clock.getDelayedCalls()) == 1
     services.wait()
-    assert services.resting == [False, False]
+    assert services.paused == [False, False]
 
 
-def test_a_listener_that_joins_at_the_limit_rests() -> None:
-    """It goes on with the others of its service."""
+def test_listener_added_at_the_limit_is_paused() -> None:
+    """It resumes with the other listeners of its service."""
     services = _Services(2, "a")
     services.fill(services.shares[0])
     listener = _Listener(services.shares[0])
-    assert listener.resting
+    assert listener.paused
     services.shares[0].release()
     services.wait()
-    assert not listener.resting
+    assert not listener.paused
 
 
-def test_a_listener_that_left_is_not_woken() -> None:
-    """A port that is closed stays closed."""
+def test_removed_listener_is_not_resumed() -> None:
+    """The resume function of a removed listener is not called."""
     services = _Services(2, "a")
     services.fill(services.shares[0])
     services.listeners[0].leave()
@@ -205,8 +205,8 @@ def test_a_listener_that_left_is_not_woken() -> None:
     assert services.listeners[0].resumed == 0
 
 
-def test_it_is_told_once_until_it_is_over() -> None:
-    """Many short rounds at the limit are one pause and one resume in the log."""
+def test_pauses_are_logged_once() -> None:
+    """Many short pauses at the limit are logged as one pause and one resume."""
     with LogCatcher() as log:
         services = _Services(2, "a")
         (share,) = services.shares
@@ -216,7 +216,7 @@ def test_it_is_told_once_until_it_is_over() -> None:
             services.wait()
             services.fill(share)
         assert (len(log.named("pause")), len(log.named("resume"))) == (1, 0)
-        # Nor are rounds with a short rest between them.
+        # The same with short times without a pause between them.
         for _ in range(10):
             share.release()
             services.wait()
@@ -233,11 +233,11 @@ def test_it_is_told_once_until_it_is_over() -> None:
     assert (first["reason"], first["connections"], first["limit"], first["service"]) == ("descriptors", 2, 2, "a")
 
 
-# Connections that give way.
+# Eviction
 
 
 class _Idle:
-    """Connections that can be closed; each leaves in the reactor's next turn."""
+    """Idle connections that can be evicted; each is closed in the next turn of the reactor."""
 
     def __init__(self, services: _Services, share: Share, count: int) -> None:
         self.count = count
@@ -255,8 +255,8 @@ class _Idle:
         return True
 
 
-def test_connections_give_way_to_new_ones() -> None:
-    """A service without room closes a few connections of its own, and accepts again as soon as they are gone."""
+def test_idle_connections_are_evicted() -> None:
+    """A service without room evicts a few of its own connections, and accepts again once they are closed."""
     services = _Services(100, "a", "b")
     share = services.shares[0]
     services.fill(share)
@@ -265,12 +265,12 @@ def test_connections_give_way_to_new_ones() -> None:
     assert idle.count == 6
     services.clock.advance(0)
     services.clock.advance(0)
-    assert services.resting == [False, False]
+    assert services.paused == [False, False]
     assert services.fill(share) == 4
 
 
-def test_who_has_more_than_its_part_gives_way_to_others() -> None:
-    """A service that has none to close gets room from the one that has most beyond its guaranteed part."""
+def test_eviction_in_another_service() -> None:
+    """For a service without such connections those of the service furthest over its part are evicted."""
     services = _Services(100, "a", "b", "c")
     first, second, third = services.shares
     for _ in range(30):
@@ -282,8 +282,8 @@ def test_who_has_more_than_its_part_gives_way_to_others() -> None:
     assert [each.count for each in idle] == [30, 36]
 
 
-def test_nobody_gives_way_within_its_guaranteed_part() -> None:
-    """What is guaranteed to a service is not taken from it."""
+def test_no_eviction_within_the_guaranteed_part() -> None:
+    """Connections within the guaranteed part of a service are not evicted for another service."""
     services = _Services(100, "a", "b")
     first, second = services.shares
     for _ in range(25):
@@ -293,8 +293,8 @@ def test_nobody_gives_way_within_its_guaranteed_part() -> None:
     assert idle.count == 25
 
 
-def test_connections_that_do_not_leave_cost_no_more_than_a_few() -> None:
-    """While those that were told to go are not gone, no others are told, until the next look."""
+def test_eviction_waits_for_the_close_of_connections() -> None:
+    """While evicted connections are not closed, no others are evicted until the next retry."""
     services = _Services(100, "a")
     share = services.shares[0]
     idle = _Idle(services, share, 50)
@@ -308,8 +308,8 @@ def test_connections_that_do_not_leave_cost_no_more_than_a_few() -> None:
     assert idle.count == 42
 
 
-def test_a_descriptor_more_for_a_connection() -> None:
-    """A file gets one while there is room; then as many as connections give way for, within the slack."""
+def test_try_acquire() -> None:
+    """try_acquire() succeeds while there is room, and then for each evicted connection, within SLACK."""
     services = _Services(100, "a", "b")
     share = services.shares[0]
     assert share.try_acquire()

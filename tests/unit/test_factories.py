@@ -1,4 +1,4 @@
-"""Factories of the user's own, and how they become a service's."""
+"""Factories of factory=, and their use for services."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Namespace:
 
 @pytest.fixture(autouse=True)
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's module."""
+    """A module with factories."""
     (tmp_path / "user_factories.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -55,14 +55,14 @@ def _made(name: str) -> Any:
     return stream_factory(service, dependencies(Clock()))
 
 
-def test_a_factory_is_served_as_it_is() -> None:
-    """An instance is taken; the same one for every service that names it."""
+def test_factory_instance() -> None:
+    """A Factory instance is used as it is, the same one for all services that name it."""
     assert _made("ready") is _made("ready")
 
 
 @pytest.mark.parametrize("name", ["Mine", "without", "Optional", "Namespace.inner"])
-def test_what_makes_a_factory_is_called(name: str) -> None:
-    """A class or a function, once for each service; what it can do without it does not get."""
+def test_factory_callable(name: str) -> None:
+    """A class or function is called once for each service, without optional arguments."""
     made = _made(name)
     assert isinstance(made, Factory)
     assert made is not _made(name)
@@ -70,8 +70,8 @@ def test_what_makes_a_factory_is_called(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Asking", "asked"])
-def test_what_needs_an_argument_gets_the_options(name: str) -> None:
-    """All of the service's options, as attributes."""
+def test_factory_callable_with_an_argument(name: str) -> None:
+    """A callable with a required argument gets the options of the service."""
     options = _made(name).options
     assert isinstance(options, ServiceOptions)
     assert options.nodelay is False
@@ -87,8 +87,8 @@ def test_what_needs_an_argument_gets_the_options(name: str) -> None:
         ("missing", "can't serve user_factories:missing: module 'user_factories' has no attribute 'missing'"),
     ],
 )
-def test_what_makes_none_is_a_problem(name: str, text: str) -> None:
-    """In one line, at its place in the services file."""
+def test_reference_without_a_factory(name: str, text: str) -> None:
+    """A reference that does not lead to a Factory is a problem, in one line, at its position in the services file."""
     with pytest.raises(ConfigError) as caught:
         _made(name)
     (problem,) = caught.value.problems
@@ -96,8 +96,8 @@ def test_what_makes_none_is_a_problem(name: str, text: str) -> None:
     assert "\n" not in str(problem)
 
 
-def test_what_else_is_served_inside_the_daemon() -> None:
-    """Built-ins and redirections come from the same place."""
+def test_stream_factory_of_other_services() -> None:
+    """stream_factory() also returns the factories of built-ins and redirections."""
     deps = dependencies(Clock())
     assert isinstance(stream_factory(service_of("x 7/tcp echo"), deps), EchoFactory)
     made = stream_factory(service_of("echo 7/tcp redirect=[::1]:9 connect_timeout=3s"), deps)

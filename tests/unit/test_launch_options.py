@@ -1,4 +1,4 @@
-"""What the zygote of the start may be asked for when the daemon has given root up."""
+"""Launcher options, and the rights that a zygote gives after the daemon has given up root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ACCOUNT = DaemonAccount((1024, 4096))
 LINE = "cat 7/tcp server=/bin/cat user=root umask=022 nice=2 rlimit_core=0 rlimit_cpu=5 "
 #: Limits of the zygote.
 INHERITED = dict.fromkeys(LIMITS.values(), (50, 100))
-#: Options that the launcher itself follows, and those that take rights away from handlers.
+#: Options of the launcher itself, and options that take rights away from handlers.
 HARMLESS = [
     "",
     "stderr=log",
@@ -37,7 +37,7 @@ HARMLESS = [
     "rlimit_nofile=10",
     "stderr=log rlimit_nofile=200 umask=077 nice=5 no_new_privs=yes",
 ]
-#: Options that need a right which handlers did not have at the start, and the option that is at fault.
+#: Options that need a right that handlers did not have at the start, and the option that is reported.
 OTHERS = [
     ("server=/bin/dog", ["server"]),
     ("server='/bin/cat -n'", ["server"]),
@@ -47,7 +47,7 @@ OTHERS = [
     ("listen_fds=yes", ["listen_fds", "env"]),
     ("group=1", ["group"]),
     ("groups=yes", ["groups"]),
-    # HOME and others are another user's, too.
+    # HOME and other variables change with the user.
     ("user=1", ["env", "user", "group"]),
     ("umask=000", ["umask"]),
     ("umask=770", ["umask"]),
@@ -59,7 +59,7 @@ OTHERS = [
     ("rlimit_cpu=none", ["rlimit_cpu"]),
     ("rlimit_core=1", ["rlimit_core"]),
     ("rlimit_nofile=1025", ["rlimit_nofile"]),
-    # Its soft limit was 50: a stack without a limit has another layout of memory (setrlimit(2)).
+    # The soft limit was 50; without a limit of the stack the memory has another layout (setrlimit(2)).
     ("rlimit_stack=51", ["rlimit_stack"]),
     ("rlimit_as=none", ["rlimit_as"]),
 ]
@@ -76,8 +76,8 @@ def _excess(row: LaunchSpec, wanted: LaunchSpec) -> list[str]:
 
 
 @pytest.mark.parametrize("options", HARMLESS)
-def test_a_launcher_may_be_started_otherwise(options: str) -> None:
-    """By what it does itself, and what takes rights away; the one becomes the other, and that can be undone."""
+def test_allowed_options(options: str) -> None:
+    """Options of the launcher, and those that take rights away, are allowed; they are transferred and can be undone."""
     plain, other = _spec(""), _spec(options)
     assert _excess(plain, other) == []
     assert apply_options(plain, launcher_options(other)) == other
@@ -86,8 +86,8 @@ def test_a_launcher_may_be_started_otherwise(options: str) -> None:
 
 
 @pytest.mark.parametrize(("options", "named"), OTHERS)
-def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -> None:
-    """Credentials, program and arguments stay those of the table; limits, priority and permissions do not rise."""
+def test_options_with_more_rights_are_refused(options: str, named: list[str]) -> None:
+    """Credentials, program and arguments must be as in the table; limits, priority and permissions must not rise."""
     assert _excess(_spec(""), _spec(options)) == named
 
 
@@ -98,33 +98,33 @@ def test_what_handlers_did_not_have_is_refused(options: str, named: list[str]) -
         ("env='A=b C=d'", "env=A=b", ["env"]),
         ("no_new_privs=yes", "no_new_privs=no", ["no_new_privs"]),
         ("rlimit_as=10", "", ["rlimit_as"]),
-        # The zygote's own limit is lower.
+        # The limit of the zygote itself is lower.
         ("rlimit_as=1000", "", []),
         ("server='/bin/cat -n'", "server=/bin/cat", ["server"]),
     ],
 )
-def test_what_a_removal_gives(before: str, after: str, named: list[str]) -> None:
-    """Removing an option can be an excess, too: of a restriction, or of an argument."""
+def test_removed_options(before: str, after: str, named: list[str]) -> None:
+    """The removal of an option, such as a restriction or an argument, can also give more rights."""
     assert _excess(_spec(before), _spec(after)) == named
 
 
-def test_variables_that_differ() -> None:
-    """Each by its name, whether it was added, changed or removed."""
+def test_changed_variables() -> None:
+    """changed_variables() returns the names of added, changed and removed variables."""
     before, after = _spec("env='A=b C=d E=f'"), _spec("env='A=b C=x G=h'")
     assert changed_variables(before, after) == ["C", "E", "G"]
 
 
 @pytest.mark.parametrize("options", [b"x", b"", launcher_options(_spec(""))[:-1], launcher_options(_spec("")) + b"x"])
-def test_what_are_no_launcher_options(options: bytes) -> None:
-    """Invalid launcher options are refused."""
+def test_invalid_launcher_options(options: bytes) -> None:
+    """Invalid launcher options raise ValueError."""
     with pytest.raises(ValueError, match="no launcher options"):
         apply_options(_spec(""), options)
 
 
 @pytest.mark.parametrize("limit", [-3, -5, -(2**63)])
 @pytest.mark.parametrize("soft", [True, False])
-def test_a_limit_that_is_none(limit: int, soft: bool) -> None:
-    """A negative number would be a great one for the system."""
+def test_negative_limit_is_refused(limit: int, soft: bool) -> None:
+    """A negative limit that is not RLIM_INFINITY is refused: for the system it would be a very large one."""
     which = resource.RLIMIT_CPU
     wanted = ResourceLimit(which, limit, 5) if soft else ResourceLimit(which, 5, limit)
     spec = _spec("")._replace(identity=ProcessCredentials(handler_limits=(wanted,)))
@@ -144,15 +144,15 @@ def test_a_limit_that_is_none(limit: int, soft: bool) -> None:
         ({"own_limits": (), "handler_limits": ()}, ["rlimit_core", "rlimit_cpu", "rlimit_nofile"]),
     ],
 )
-def test_numbers_that_no_services_file_has(change: dict[str, object], named: list[str]) -> None:
-    """A daemon that was taken over can send any: what wraps around in the system, and what leaves limits out."""
+def test_invalid_numbers_from_the_daemon(change: dict[str, object], named: list[str]) -> None:
+    """Numbers that overflow in the system, and missing limits, are refused: a compromised daemon may send them."""
     row = _spec("rlimit_nofile=20")
     wanted = row._replace(identity=row.identity._replace(**change))  # type: ignore[arg-type]
     assert _excess(row, apply_options(row, launcher_options(wanted))) == named
 
 
-def test_a_limit_of_files_that_is_too_low_for_a_launcher() -> None:
-    """Is its handlers' alone, whatever else it does."""
+def test_low_limit_of_open_files_applies_to_handlers_only() -> None:
+    """A limit of open files that is too low for a launcher is a limit of its handlers only."""
     spec = LaunchSpec("x", ProcessCredentials(handler_limits=(ResourceLimit(resource.RLIMIT_NOFILE, 10, 10),)), {})
     other = spec._replace(log_stderr=True)
     assert apply_options(spec, launcher_options(other)) == other

@@ -1,4 +1,4 @@
-"""What the daemon and its launchers tell one another."""
+"""Messages between the daemon, the zygote and the launchers."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
 
 @given(MESSAGES)
 def test_a_message_is_read_as_it_was_packed(message: Message) -> None:
-    """Nothing is lost, and the kind is the same."""
+    """parse() returns the message that pack() was called with."""
     again = parse(pack(message))
     assert (type(again), again) == (type(message), message)
 
 
 @given(st.binary(max_size=100))
 def test_any_bytes_are_a_message_or_a_value_error(data: bytes) -> None:
-    """Whatever a handler with its launcher's rights may send, nothing else is raised."""
+    """Any bytes are parsed to messages or raise ValueError, no other exception."""
     try:
         message = parse(data)
     except ValueError:
@@ -75,8 +75,8 @@ def test_any_bytes_are_a_message_or_a_value_error(data: bytes) -> None:
 
 
 @given(MESSAGES, st.data())
-def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> None:
-    """A packet that ends within the numbers is refused."""
+def test_truncated_message_is_an_error(message: Message, data: st.DataObject) -> None:
+    """A packet that ends within the numbers of a message raises ValueError."""
     packet = pack(message)
     last: object = (0, *message)[-1]
     tail = len(last) if isinstance(last, bytes) else 0
@@ -88,7 +88,7 @@ def test_a_cut_message_is_no_message(message: Message, data: st.DataObject) -> N
 
 @given(st.lists(MESSAGES, min_size=1, max_size=5))
 def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Message]) -> None:
-    """Several in one packet are read as several; one that ends in bytes takes all that follows."""
+    """A packet has several messages; one that ends in bytes is the last, with all that follows."""
     ends = [isinstance((0, *message)[-1], bytes) for message in messages]
     whole = messages[: ends.index(True) + 1] if True in ends else messages
     assert parse_all(b"".join(map(pack, whole))) == whole
@@ -97,8 +97,8 @@ def test_a_packet_has_messages_up_to_one_that_ends_in_bytes(messages: list[Messa
             parse(b"".join(map(pack, whole)))
 
 
-def test_a_message_has_a_greatest_length() -> None:
-    """What does not fit is cut off, and the rest arrives."""
+def test_message_is_truncated_to_the_maximum() -> None:
+    """A message that is too long is cut off at MAX_PACKET."""
     packet = pack(StderrLine(1, b"x" * 2 * MAX_PACKET))
     assert len(packet) == MAX_PACKET
     assert parse(packet) == StderrLine(1, b"x" * (MAX_PACKET - 9))
@@ -106,8 +106,8 @@ def test_a_message_has_a_greatest_length() -> None:
         parse(packet + b"x")
 
 
-def test_a_table_comes_back() -> None:
-    """What the zygote reads is what the daemon wrote, types included."""
+def test_table_of_services() -> None:
+    """load() returns the LaunchSpecs that dump() was called with, with the same types."""
     limits = (ResourceLimit(1, 2, 3), ResourceLimit(7, -1, -1))
     identity = ProcessCredentials(1, 2, (3, 4), 0o22, 5, "/root", "/folder", no_new_privs=True, own_limits=limits)
     specs = (
@@ -120,8 +120,8 @@ def test_a_table_comes_back() -> None:
 
 
 @given(st.lists(st.binary(max_size=30)))
-def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
-    """However a handler's writing is cut into reads, the same is said."""
+def test_lines_do_not_depend_on_the_pieces(pieces: list[bytes]) -> None:
+    """The lines are the same for any split of the output."""
     whole, split = StderrSplitter(), StderrSplitter()
     said = []
     for piece in pieces:
@@ -130,8 +130,8 @@ def test_lines_do_not_depend_on_how_they_arrive(pieces: list[bytes]) -> None:
     assert said + split.end() == whole.feed(data) + whole.end()
 
 
-def test_lines_and_blocks_are_told_apart() -> None:
-    """A block is one saying with its line ends; blank lines are none; the last line needs no end."""
+def test_lines_and_blocks() -> None:
+    """A block is one text with its line ends; empty lines are left out; the last line needs no end."""
     splitter = StderrSplitter()
     assert splitter.feed(b"one\r\n\n" + BLOCK + b"two\nthree\n" + BLOCK + b"four\nfi") == [
         b"one", b"two\nthree\n", b"four",
@@ -139,8 +139,8 @@ def test_lines_and_blocks_are_told_apart() -> None:
     assert splitter.end() == [b"fi"]
 
 
-def test_what_never_ends_is_told_in_pieces() -> None:
-    """Neither a line without an end nor a block without one is kept in memory for good."""
+def test_endless_lines_and_blocks_are_split() -> None:
+    """A line or block without an end is returned in pieces, which bounds the memory."""
     lines = StderrSplitter()
     assert [len(each) for each in lines.feed(b"x" * (3 * MAX_LINE))] == [MAX_LINE, MAX_LINE]
     block = StderrSplitter()

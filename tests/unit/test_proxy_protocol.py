@@ -1,4 +1,4 @@
-"""Connections of proxies: their headers, and what is let in behind them."""
+"""ProxyProtocolReader: headers of proxies, and their clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOCAL = V2[:12] + b"\x20\0\0\0"
 
 
 class _Proxied:
-    """A service behind proxies, with the test as what takes connections in."""
+    """Service with proxy_protocol=, with the test as the handler of its connections."""
 
     def __init__(self, options: str = "proxy_protocol=127.0.0.1", *, path: str = "", limit: int = 100) -> None:
         self.reactor = FakeReactor()
@@ -54,22 +54,22 @@ class _Proxied:
         self.listener.listen()
         self.clients: list[socket.socket] = []
 
-    def serve(self, descriptor: int, name: Any, family: int, relay: ProxyHeader | None = None) -> None:
-        self.taken.append((descriptor, name, family, relay))
+    def serve(self, fd: int, sockaddr: Any, family: int, proxy_header: ProxyHeader | None = None) -> None:
+        self.taken.append((fd, sockaddr, family, proxy_header))
 
     def connect(self, data: bytes = b"") -> socket.socket:
-        """A connection that was accepted when it had said something."""
+        """Return a client whose connection is accepted after it has sent data."""
         client = socket.socket(self.family)
         self.clients.append(client)
         client.settimeout(10)
         client.connect(self.listener.getsockname())
         client.sendall(data)
-        descriptor, name = self.listener._accept()  # type: ignore[attr-defined]
-        self.header_reader.take(self.serve, descriptor, name, self.family)
+        fd, sockaddr = self.listener._accept()  # type: ignore[attr-defined]
+        self.header_reader.take(self.serve, fd, sockaddr, self.family)
         return client
 
     def send(self, client: socket.socket, data: bytes) -> None:
-        """Let it say more, which is heard."""
+        """Send data, or the end of input, and let the reader read it."""
         if data:
             client.sendall(data)
         else:
@@ -78,27 +78,27 @@ class _Proxied:
         select.select([reader], [], [], 10)
         reader.doRead()
 
-    def heard(self) -> bytes:
-        """What is left for the service of the last connection that was taken in."""
+    def remaining(self) -> bytes:
+        """Return the data that is left for the handler of the last connection."""
         return os.read(self.taken[-1][0], 100)
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing is left of anybody who waited."""
-        late = [call for call in self.reactor.getDelayedCalls() if "Unannounced" in str(call)]
-        return not (late or self.tracker.pending or self.reactor.readers or self.budget.open)
+    def none_waiting(self) -> bool:
+        """Whether no connection waits for its header or for room."""
+        timers = [call for call in self.reactor.getDelayedCalls() if "ProxiedConnection" in str(call)]
+        return not (timers or self.tracker.pending or self.reactor.readers or self.budget.open)
 
     def close(self) -> None:
         self.header_reader.close()
         for each in [*self.clients, self.listener]:
             each.close()
-        for descriptor, *_ in self.taken:
-            os.close(descriptor)
+        for fd, *_ in self.taken:
+            os.close(fd)
 
 
 @pytest.fixture
 def proxied() -> Iterator[Callable[..., _Proxied]]:
-    """Make services behind proxies."""
+    """Function that creates services with proxy_protocol=."""
     made: list[_Proxied] = []
 
     def make(*arguments: Any, **settings: Any) -> _Proxied:
@@ -111,20 +111,20 @@ def proxied() -> Iterator[Callable[..., _Proxied]]:
 
 
 @pytest.mark.parametrize("data", [V1, V2])
-def test_a_header_that_is_there_costs_no_wait(proxied: Callable[..., _Proxied], data: bytes) -> None:
-    """The client goes on under its own address, and what it has said is all there."""
+def test_header_that_has_arrived_is_read_at_once(proxied: Callable[..., _Proxied], data: bytes) -> None:
+    """The handler gets the address in the header, and all data after the header is left."""
     service = proxied()
     service.connect(data + b"hello")
     ((_, name, family, relay),) = service.taken
     assert (name, family, relay) == (SOURCE, socket.AF_INET, ProxyHeader(len(data), SOURCE, DESTINATION))
-    assert service.heard() == b"hello"
+    assert service.remaining() == b"hello"
     assert os.get_blocking(service.taken[0][0])
-    assert service.quiet
+    assert service.none_waiting
 
 
 @pytest.mark.parametrize("data", [V1, V2, LOCAL])
-def test_a_header_may_come_byte_by_byte(proxied: Callable[..., _Proxied], data: bytes) -> None:
-    """What is its beginning is taken, so it is not found again and again."""
+def test_header_in_single_bytes(proxied: Callable[..., _Proxied], data: bytes) -> None:
+    """Each part of an incomplete header is read, so that the socket does not become readable again."""
     service = proxied()
     client = service.connect()
     (waiting,) = service.reactor.readers
@@ -134,35 +134,35 @@ def test_a_header_may_come_byte_by_byte(proxied: Callable[..., _Proxied], data: 
         assert not select.select([waiting], [], [], 0)[0]
         assert not service.taken
     service.send(client, data[-1:] + b"hello")
-    assert service.heard() == b"hello"
+    assert service.remaining() == b"hello"
     assert service.taken[0][3] is not None
     assert service.taken[0][3].size == len(data)
-    assert service.quiet
+    assert service.none_waiting
 
 
-def test_a_proxy_that_speaks_for_itself(proxied: Callable[..., _Proxied]) -> None:
-    """Its own address counts, and its header does not count as what it says."""
+def test_local_header(proxied: Callable[..., _Proxied]) -> None:
+    """With a LOCAL header the handler gets the address of the proxy; the header is not counted as data."""
     service = proxied()
     client = service.connect(LOCAL + b"check")
     assert service.taken[0][1:] == (client.getsockname(), socket.AF_INET, ProxyHeader(16))
-    assert service.heard() == b"check"
+    assert service.remaining() == b"check"
 
 
 @pytest.mark.parametrize("options", ["proxy_protocol=10.0.0.0/8", "proxy_protocol=local,127.0.0.2,::1"])
-def test_nobody_else_is_believed(proxied: Callable[..., _Proxied], options: str) -> None:
-    """A header of anybody else is what a client says."""
+def test_header_of_another_client_is_data(proxied: Callable[..., _Proxied], options: str) -> None:
+    """A header from an address that is not in proxy_protocol= is passed on as data."""
     service = proxied(options)
     client = service.connect(V1)
     assert service.taken[0][1:] == (client.getsockname(), socket.AF_INET, None)
-    assert service.heard() == V1
+    assert service.remaining() == V1
 
 
 def test_a_proxy_at_a_unix_socket(proxied: Callable[..., _Proxied], tmp_path: Path) -> None:
-    """It is told by the word local; what it says of itself is nothing."""
+    """proxy_protocol=local accepts headers at a UNIX socket; with a LOCAL header there is no header for the handler."""
     service = proxied("proxy_protocol=10.0.0.1,local", path=str(tmp_path / "s"))
     service.connect(V2 + b"hello")
     assert service.taken[0][1:] == (SOURCE, socket.AF_UNIX, ProxyHeader(len(V2), SOURCE, DESTINATION))
-    assert service.heard() == b"hello"
+    assert service.remaining() == b"hello"
     service.connect(LOCAL)
     assert service.taken[1][1:] == ("", socket.AF_UNIX, None)
 
@@ -175,8 +175,8 @@ def test_a_proxy_at_a_unix_socket(proxied: Callable[..., _Proxied], tmp_path: Pa
         (V2[:14] + b"\xff\xff", f"it has 65551 bytes, more than {MOST}"),
     ],
 )
-def test_a_broken_header_ends_the_connection(proxied: Callable[..., _Proxied], data: bytes, text: str) -> None:
-    """It is closed, counted and told, with what is wrong and the option's place."""
+def test_invalid_header_closes_the_connection(proxied: Callable[..., _Proxied], data: bytes, text: str) -> None:
+    """The connection is closed, and the refusal is counted and logged with the error and the option's position."""
     service = proxied()
     client = service.connect(data)
     with pytest.raises(ConnectionResetError):
@@ -186,52 +186,52 @@ def test_a_broken_header_ends_the_connection(proxied: Callable[..., _Proxied], d
     assert service.lines == [f"refuse service=echo/tcp peer={host}:{port} reason=proxy count=1 rule={rule}"]
     assert service.service_admission.refusals.counts == {"proxy": 1}
     assert not service.taken
-    assert service.quiet
+    assert service.none_waiting
 
 
-def test_a_header_that_is_cut_off(proxied: Callable[..., _Proxied]) -> None:
-    """An end in its middle is a mistake; to say nothing at all is how proxies look whether we are there."""
+def test_end_within_a_header(proxied: Callable[..., _Proxied]) -> None:
+    """An end within the header is an error; a close without data, as of a health check, is not."""
     service = proxied()
     service.send(service.connect(), b"")
-    assert (service.lines, service.quiet) == ([], True)
+    assert (service.lines, service.none_waiting) == ([], True)
     service.send(service.connect(V1[:-1]), b"")
     assert "it ends too early" in service.lines[0]
-    assert service.quiet
+    assert service.none_waiting
 
 
-def test_a_connection_that_is_reset(proxied: Callable[..., _Proxied]) -> None:
-    """It leaves nothing."""
+def test_reset_before_a_header(proxied: Callable[..., _Proxied]) -> None:
+    """Nothing is kept of a connection that is reset."""
     service = proxied()
     client = service.connect()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
     (waiting,) = service.reactor.readers
     client.close()
     waiting.doRead()
-    assert (service.lines, service.quiet) == ([], True)
+    assert (service.lines, service.none_waiting) == ([], True)
 
 
 @pytest.mark.parametrize(
     ("options", "seconds"),
     [("", HEADER_TIMEOUT), ("first_byte_timeout=3s", 3.0), ("first_byte_timeout=1h", HEADER_TIMEOUT)],
 )
-def test_a_header_has_its_time(proxied: Callable[..., _Proxied], options: str, seconds: float) -> None:
-    """As long as a first byte may take, and a bounded time in any case; the pieces of it don't prolong that."""
+def test_header_timeout(proxied: Callable[..., _Proxied], options: str, seconds: float) -> None:
+    """The limit is first_byte_timeout, HEADER_TIMEOUT at most; parts of the header do not extend it."""
     service = proxied(f"proxy_protocol=127.0.0.1 {options}")
     client = service.connect()
     service.reactor.advance(seconds - 0.5)
     service.send(client, V1[:3])
     service.reactor.advance(0.4)
-    assert not service.quiet
+    assert not service.none_waiting
     service.reactor.advance(0.2)
     assert "the rest of it does not come" in service.lines[0]
-    assert service.quiet
+    assert service.none_waiting
     service.connect()
     service.reactor.advance(seconds)
     assert service.service_admission.refusals.counts == {"proxy": 2}
 
 
-def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> None:
-    """However many connections say nothing, they have a share of the descriptors, and others find room."""
+def test_number_of_waiting_connections_is_limited(proxied: Callable[..., _Proxied]) -> None:
+    """Over the limit, a share of the descriptors, the connection that has waited longest is closed."""
     service = proxied(limit=12)
     first = [service.connect() for _ in range(3)]
     assert service.budget.open == service.header_queue.max_waiting == 3
@@ -245,8 +245,8 @@ def test_who_has_waited_longest_makes_room(proxied: Callable[..., _Proxied]) -> 
     assert len(service.taken) == 2
 
 
-def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Proxied]) -> None:
-    """Nothing is owed to it; and whoever waits for the last connection is told then."""
+def test_close_ends_waiting_connections(proxied: Callable[..., _Proxied]) -> None:
+    """Waiting connections are closed with their service, and when_empty() fires after the last one."""
     service = proxied()
     clients = [service.connect() for _ in range(3)]
     empty: list[Any] = []
@@ -264,23 +264,23 @@ def test_who_waits_is_closed_when_the_service_stops(proxied: Callable[..., _Prox
     assert empty == [None]
     assert isinstance(closed, ProxiedConnection)
     assert [client.recv(1) for client in clients] == [b""] * 3
-    assert (service.lines, service.quiet) == ([], True)
+    assert (service.lines, service.none_waiting) == ([], True)
 
 
-def test_other_options_hold_at_once(proxied: Callable[..., _Proxied]) -> None:
-    """Who is still a proxy may go on waiting, who is none any more is closed."""
+def test_new_options_apply_to_waiting_connections(proxied: Callable[..., _Proxied]) -> None:
+    """After a reload connections of addresses that are still in proxy_protocol= wait on, others are closed."""
     service = proxied()
     client = service.connect()
     service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=127.0.0.0/8"))
-    assert not service.quiet
+    assert not service.none_waiting
     service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
     assert client.recv(1) == b""
     assert "it is no proxy any more" in service.lines[0]
-    assert service.quiet
+    assert service.none_waiting
 
 
-def test_a_client_waits_for_room_where_it_may(proxied: Callable[..., _Proxied]) -> None:
-    """With on_limit=queue the listener rests while there is none; whose header comes then waits in its place."""
+def test_client_waits_for_room_after_its_header(proxied: Callable[..., _Proxied]) -> None:
+    """With on_limit=queue the listener is paused without room; a client whose header is complete then is queued."""
     service = proxied("proxy_protocol=127.0.0.1 instances=1 on_limit=queue")
     clients = [service.connect() for _ in range(2)]
     slot = service.service_admission.admit("192.0.2.9", 0.0)
@@ -292,37 +292,37 @@ def test_a_client_waits_for_room_where_it_may(proxied: Callable[..., _Proxied]) 
     facts = service.tracker.all_connections()[0].info()
     assert (facts["peer"], facts["state"]) == ("192.0.2.1:40000", "room")
     assert not service.reactor.getDelayedCalls()
-    # Their proxies have said all, so it does not matter any more who these are.
+    # Their headers are complete, so it does not matter any more whether their addresses are proxies.
     service.header_reader.close()
     service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
     service.tracker.all_connections()[0].drain()
     assert clients[0].recv(1) == b""
     slot.release()
     assert len(service.taken) == 2
-    assert service.quiet
+    assert service.none_waiting
     assert third.getsockname()
 
 
-def test_a_service_that_fails_is_one_connections_end(proxied: Callable[..., _Proxied]) -> None:
-    """What it raises is logged, and nothing of the connection is left here."""
+def test_exception_of_a_handler_is_logged(proxied: Callable[..., _Proxied]) -> None:
+    """An exception of a handler is logged, and nothing of the connection is kept."""
     service = proxied()
 
-    def serve(descriptor: int, *_arguments: Any) -> None:
-        os.close(descriptor)
+    def serve(fd: int, *_arguments: Any) -> None:
+        os.close(fd)
         raise ZeroDivisionError
 
     service.serve = serve  # type: ignore[method-assign, assignment]
     client = service.connect(V1)
     assert client.recv(1) == b""
-    assert service.quiet
+    assert service.none_waiting
 
 
-def test_a_lack_of_descriptors_is_one_connections_end(
+def test_lack_of_descriptors_closes_the_connection(
     proxied: Callable[..., _Proxied], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The connection for which there is none is closed, and nothing of it is left here."""
+    """A connection without a descriptor for its handler is closed, and nothing of it is kept."""
 
-    def dup(_descriptor: int) -> int:
+    def dup(_fd: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     service = proxied()
@@ -330,4 +330,4 @@ def test_a_lack_of_descriptors_is_one_connections_end(
     monkeypatch.setattr("svcd.connections.proxy_protocol.os.dup", dup)
     service.send(client, V1[5:])
     assert client.recv(1) == b""
-    assert (service.taken, service.quiet) == ([], True)
+    assert (service.taken, service.none_waiting) == ([], True)

@@ -1,4 +1,4 @@
-"""tcpmux: a name in, somebody else's connection out."""
+"""tcpmux (RFC 1078): the wire format, and clients that are handed over to the service that they name."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ if TYPE_CHECKING:
     [(b"Echo\r\n", "echo"), (b"echo\n", "echo"), (b"My Service\r\n", "my service"), (b"HELP\r\n", "help")],
 )
 def test_a_name_is_read_in_any_case(line: bytes, name: str) -> None:
-    """The line ends by CRLF, and a bare LF does as well; what comes after it is not looked at."""
+    """The line ends by CRLF or LF; data after it is ignored."""
     assert question(line + b"more\r\n") == (name, len(line))
 
 
 @given(st.binary(max_size=40).filter(lambda data: b"\n" not in data))
-def test_a_line_without_an_end_is_waited_for(data: bytes) -> None:
-    """At every split point there is no answer yet, and no mistake."""
+def test_incomplete_line_is_no_name(data: bytes) -> None:
+    """A line without its end gives neither a name nor an error, wherever it is split."""
     assert question(data) is None
 
 
 @pytest.mark.parametrize("line", [b"\r\n", b"\n", b"caf\xc3\xa9\r\n", b"a\0b\r\n", b"x" * MOST, b"x" * MOST + b"\n"])
-def test_a_line_that_is_no_name_is_refused(line: bytes) -> None:
-    """Empty, not ASCII, not printable, or too long."""
+def test_invalid_name_is_refused(line: bytes) -> None:
+    """A name that is empty, not ASCII, not printable or too long is an error."""
     with pytest.raises(ValueError):
         question(line)
 
 
 def test_answers_are_lines() -> None:
-    """As RFC 1078 has them."""
+    """Answers have the format of RFC 1078."""
     assert refusal("there is no service a") == b"-there is no service a\r\n"
     assert catalogue(["a", "b"]) == b"a\r\nb\r\n"
 
 
 class _Mux:
-    """A tcpmux that offers a service named score, and one client."""
+    """A TcpmuxTracker that offers a service named score, and its clients."""
 
     def __init__(
         self, options: str = "", files: FakeFiles | None = None, *, short: bool = False, family: int = socket.AF_INET
@@ -79,26 +79,26 @@ class _Mux:
         self.client = self.connect(family)
 
     def connect(self, family: int = socket.AF_INET) -> socket.socket:
-        """One more client."""
+        """Return another client, whose connection was passed to the tracker."""
         if family == socket.AF_UNIX:
             client, server = socket.socketpair()
             self.tracker.take(server.detach(), "", family)
             return client
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname(), 10)
-            descriptor, peer = listener._accept()  # type: ignore[attr-defined]
-        self.tracker.take(descriptor, peer, family)
+            fd, peer = listener._accept()  # type: ignore[attr-defined]
+        self.tracker.take(fd, peer, family)
         return client
 
     def send(self, data: bytes) -> None:
-        """Let the client send, and the other side read once all is there."""
+        """Send data from the client, and read it once all has arrived."""
         self.client.send(data)
         for reader in list(self.reactor.readers):
             select.select([reader], [], [], 10)
             reader.doRead()
 
     def close(self) -> None:
-        """End what the test left."""
+        """Close the remaining sockets."""
         for session in list(self.tracker.connections.values()):
             session.abort("shutdown")
         self.client.close()
@@ -108,14 +108,14 @@ class _Mux:
 
 @pytest.fixture
 def mux() -> Iterator[_Mux]:
-    """A tcpmux with a client."""
+    """A tcpmux tracker with one client."""
     made = _Mux()
     yield made
     made.close()
 
 
 def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
-    """The client is welcomed; what it sent too early is the service's; nothing stays here."""
+    """The client gets a welcome line; data after the name is left for the service; tcpmux keeps nothing."""
     mux.send(b"SCORE\r\nearly")
     assert mux.client.recv(100) == b"+Go\r\n"
     ((descriptor, peer, family, relay),) = mux.taken
@@ -130,7 +130,7 @@ def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_a_name_may_come_in_pieces(family: int) -> None:
-    """A piece is taken, so that it does not wake the reactor again; what follows the name stays for the service."""
+    """Each piece is read, so that it does not wake the reactor again; data after the name is left for the service."""
     mux = _Mux(family=family)
     for piece in (b"s", b"co", b"re"):
         mux.send(piece)
@@ -143,8 +143,8 @@ def test_a_name_may_come_in_pieces(family: int) -> None:
     mux.close()
 
 
-def test_a_name_that_never_ends_is_refused() -> None:
-    """However small its pieces are."""
+def test_endless_name_is_refused() -> None:
+    """A name that is too long is refused, also in small pieces."""
     mux = _Mux()
     for _ in range(MOST):
         mux.send(b"x")
@@ -152,8 +152,8 @@ def test_a_name_that_never_ends_is_refused() -> None:
     mux.close()
 
 
-def test_a_client_that_leaves_within_its_name(mux: _Mux) -> None:
-    """Its end is seen at once."""
+def test_client_closes_within_its_name(mux: _Mux) -> None:
+    """The close by the client is noticed at once."""
     mux.send(b"sco")
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
@@ -161,8 +161,8 @@ def test_a_client_that_leaves_within_its_name(mux: _Mux) -> None:
     assert (mux.tracker.connections, mux.budget.open) == ({}, 0)
 
 
-def test_clients_without_a_name_are_bounded(mux: _Mux) -> None:
-    """The one that has waited longest goes when there are too many: a share of the daemon's descriptors."""
+def test_number_of_clients_without_a_name_is_limited(mux: _Mux) -> None:
+    """Over the limit, a share of the daemon's descriptors, the client that has waited longest is closed."""
     clients = [mux.connect() for _ in range(5)]
     assert mux.budget.open == len(mux.tracker.connections) == 2
     assert [line.split()[5] for line in mux.lines if line.startswith("end")] == ["out=0"] * 4
@@ -171,8 +171,8 @@ def test_clients_without_a_name_are_bounded(mux: _Mux) -> None:
         client.close()
 
 
-def test_a_service_that_fails_costs_its_client_alone(mux: _Mux) -> None:
-    """The connection is closed, and tcpmux goes on."""
+def test_exception_of_a_service_closes_its_client(mux: _Mux) -> None:
+    """The connection is closed, and tcpmux continues."""
     mux.tracker.offered = lambda: {"score": lambda *_connection: 1 // 0}
     with LogCatcher() as log:
         mux.send(b"score\r\n")
@@ -180,16 +180,16 @@ def test_a_service_that_fails_costs_its_client_alone(mux: _Mux) -> None:
     assert (mux.tracker.connections, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
 
 
-def test_a_service_counts_a_connection_before_tcpmux_does_not(mux: _Mux) -> None:
-    """A daemon that waits for its last connection never finds none in between."""
+def test_connection_is_counted_during_the_hand_over(mux: _Mux) -> None:
+    """The service counts the connection before tcpmux stops counting it, so that there is no moment without one."""
     seen: list[int] = []
     mux.tracker.offered = lambda: {"score": lambda *_connection: seen.append(len(mux.tracker.connections))}
     mux.send(b"score\r\n")
     assert seen == [1]
 
 
-def test_the_listeners_end_before_the_clients(mux: _Mux) -> None:
-    """A client that is here when the daemon stops listening still reaches what was offered."""
+def test_offered_services_are_kept_for_connected_clients(mux: _Mux) -> None:
+    """A client that is connected when the daemon stops listening can still name an offered service."""
     offered = {"score": lambda *connection: mux.taken.append(connection)}
     mux.tracker.offered = lambda: offered
     mux.tracker.close()
@@ -199,7 +199,7 @@ def test_the_listeners_end_before_the_clients(mux: _Mux) -> None:
 
 
 def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
-    """Even if the client has sent more than its question."""
+    """The answer arrives even if the client has sent data after the name."""
     mux.send(b"nothing\r\nand more")
     assert mux.client.recv(100) == b"-there is no service nothing\r\n"
     assert mux.client.recv(100) == b""
@@ -210,14 +210,14 @@ def test_an_unknown_name_is_refused_and_the_answer_arrives(mux: _Mux) -> None:
 
 
 def test_help_lists_the_services(mux: _Mux) -> None:
-    """A name on each line, then the end."""
+    """The answer to help has a name on each line, then the end."""
     mux.send(b"help\r\n")
     assert mux.client.recv(100) == b"score\r\n"
     assert mux.client.recv(100) == b""
 
 
-def test_a_client_has_so_long_to_ask(mux: _Mux) -> None:
-    """Who never ends its line is closed."""
+def test_client_is_closed_after_name_timeout(mux: _Mux) -> None:
+    """A client that does not complete its line is closed."""
     mux.send(b"sco")
     mux.reactor.advance(NAME_TIMEOUT)
     assert mux.client.recv(10) == b""
@@ -226,16 +226,16 @@ def test_a_client_has_so_long_to_ask(mux: _Mux) -> None:
     assert not mux.reactor.getDelayedCalls()
 
 
-def test_a_client_may_leave(mux: _Mux) -> None:
-    """Nothing is kept of it."""
+def test_client_closes(mux: _Mux) -> None:
+    """Nothing is kept of a client that closes its connection."""
     mux.client.shutdown(socket.SHUT_WR)
     for reader in list(mux.reactor.readers):
         reader.doRead()
     assert (mux.tracker.connections, mux.budget.open) == ({}, 0)
 
 
-def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
-    """They are owed nothing."""
+def test_drain_closes_clients_without_a_name(mux: _Mux) -> None:
+    """The stop of the daemon does not wait for clients that have not named a service."""
     empty = mux.tracker.when_empty()
     mux.tracker.connections[1].drain()
     assert empty.called
@@ -243,7 +243,7 @@ def test_stopping_does_not_wait_for_who_has_not_asked(mux: _Mux) -> None:
 
 
 def test_shortened_addresses() -> None:
-    """The log says the client's network only."""
+    """With anonymized addresses the log has only the network of the client."""
     made = _Mux(short=True)
     made.send(b"SCORE\r\n")
     made.close()
@@ -253,8 +253,8 @@ def test_shortened_addresses() -> None:
     ]
 
 
-def test_tcpmux_asks_its_own_rules_first() -> None:
-    """Before anything is read; who is refused has a last word."""
+def test_access_rules_of_tcpmux() -> None:
+    """The rules of tcpmux apply before anything is read; a refused client gets the banner."""
     made = _Mux("only_from=10.0.0.0/8 banner_fail=/out", FakeFiles({"/out": "out\n"}))
     assert made.client.recv(100) == b"out\n"
     assert not made.tracker.connections
@@ -265,8 +265,8 @@ def test_tcpmux_asks_its_own_rules_first() -> None:
 
 
 @pytest.mark.parametrize("name", ["good.example", None])
-def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
-    """Unread, counted and listed; its ticket is back when the connection is another service's."""
+def test_admission_by_host_name(name: str | None) -> None:
+    """The client waits unread, counted and listed; its slot is released when the connection is handed over."""
     made = _Mux("only_from=.example banner=/all", FakeFiles({"/all": "all\n"}))
     assert (list(made.tracker.connections), made.service_admission.admission.open, made.budget.open) == ([1], 1, 1)
     assert (made.reactor.readers, made.lines) == (set(), [])
@@ -284,8 +284,8 @@ def test_tcpmux_waits_for_a_name_that_decides(name: str | None) -> None:
 
 
 @pytest.mark.parametrize("way", ["drain", "late"])
-def test_a_client_whose_host_name_is_looked_up_is_no_exception(way: str) -> None:
-    """The stop of the daemon finds it, and a look-up that takes too long ends it, without a line in the log."""
+def test_client_ends_during_the_lookup_of_its_host_name(way: str) -> None:
+    """A client is closed by the stop and by a lookup that takes too long, without a log line."""
     made = _Mux("only_from=.example")
     empty = made.tracker.when_empty()
     if way == "drain":
