@@ -1,4 +1,4 @@
-"""The TLS of a service: the handshake, between its side and a client's, in memory."""
+"""ServerTls: handshakes with clients over memory BIOs."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ ANNA = CLIENTS.sign("anna.example.org", "anna@example.org")
 
 
 def service_of(options: str, line: str = "echo 7/tcp") -> Service:
-    """The service of a line."""
+    """Return the service of a line with options."""
     config, problems = parse_text(f"{line} {options}\n", "services", FakeFiles(), BUILTINS)
     assert problems == []
     return config.services[0]
 
 
 def server_of(options: str, folders: tuple[str, ...] = (), **contents: bytes) -> ServerTls:
-    """A service's TLS over files below /c."""
+    """Return the TLS of a service with files below /c."""
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, folders)
     return ServerTls(service_of(options), files)
 
@@ -54,7 +54,7 @@ def server_of(options: str, folders: tuple[str, ...] = (), **contents: bytes) ->
 def client(
     sni: str = "localhost", certificate: Signed | None = None, setup: Callable[[SSL.Context], object] | None = None
 ) -> SSL.Connection:
-    """A client that trusts CA."""
+    """Return a client that trusts CA."""
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     store = context.get_cert_store()
     assert store is not None
@@ -81,7 +81,7 @@ def _carry(source: SSL.Connection, sink: SSL.Connection) -> bool:
 
 
 def handshake(server: ServerTls, other: SSL.Connection) -> tuple[ServerConnection, Any]:
-    """Let the two meet; what the server's side fails with, or None."""
+    """Do the handshake; return the server's side and its error, or None."""
     here = server.serverConnectionForTLS(None)
     done = {here: False, other: False}
     for _ in range(20):
@@ -101,7 +101,7 @@ def handshake(server: ServerTls, other: SSL.Connection) -> tuple[ServerConnectio
     return here, TimeoutError()
 
 
-def test_a_client_gets_the_certificate() -> None:
+def test_client_verifies_the_certificate() -> None:
     """A current client negotiates TLS 1.3 and verifies the certificate."""
     other = client()
     here, error = handshake(server_of("tls_cert=/c/a", a=SERVER.bundle), other)
@@ -138,8 +138,8 @@ def test_client_certificates() -> None:
     assert peer_identity(here).verify == "FAILED:unable to get local issuer certificate"
 
 
-def test_clients_without_certificates_where_they_are_optional() -> None:
-    """They are accepted; an invalid certificate is refused all the same."""
+def test_optional_client_certificates() -> None:
+    """With tls_client=optional a client without a certificate is accepted; an invalid certificate is refused."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client=optional tls_client_names=*.example.org"
     server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
     here, error = handshake(server, client())
@@ -154,7 +154,7 @@ def test_clients_without_certificates_where_they_are_optional() -> None:
     assert failure_reason(error, here) == "certificate verify failed: certificate has expired"
 
 
-def test_who_is_not_named_is_refused() -> None:
+def test_client_names() -> None:
     """Of the clients with a valid certificate only those in tls_client_names are accepted."""
     options = "tls_cert=/c/a tls_client_ca=/c/ca tls_client_names=bob@example.org,anna@example.org"
     server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
@@ -164,30 +164,30 @@ def test_who_is_not_named_is_refused() -> None:
     assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
 
 
-def test_who_has_no_certificate_is_refused_in_any_case() -> None:
-    """Even if OpenSSL let a client through."""
+def test_client_without_a_required_certificate_is_refused() -> None:
+    """A client without a required certificate is refused even if OpenSSL accepts it."""
     here, _ = handshake(server_of("tls_cert=/c/a", a=SERVER.bundle), client())
     strict = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.bundle, ca=CLIENTS.pem)
     assert strict.refusal(here) == "it has no certificate"
 
 
-def test_a_session_does_not_outlive_its_certificate() -> None:
-    """A resumed session has no new certificate, and OpenSSL does not verify the old one again."""
+def test_session_with_an_expired_certificate_is_refused() -> None:
+    """OpenSSL does not verify the certificate of a resumed session again: an expired one is refused."""
     now = CLIENTS.now.timestamp()
     files = FakeFiles({"/c/a": SERVER.bundle, "/c/ca": CLIENTS.pem})
     server = ServerTls(service_of("tls_cert=/c/a tls_client_ca=/c/ca"), files, lambda: now)
     anna = CLIENTS.sign("anna.example.org", expires=CLIENTS.now + timedelta(hours=1))
     for later, refusal in [(3599, None), (1, "its certificate has expired")]:
         first = client(certificate=anna)
-        _come(server, first)
+        _connect(server, first)
         now += later
-        here = _come_back(server, first, "localhost")
+        here = _resume(server, first, "localhost")
         assert here is not None
         assert server.refusal(here) == refusal
 
 
-def test_a_certificate_that_makes_no_sense() -> None:
-    """OpenSSL takes some that others can't read: their clients are refused, and nothing raises."""
+def test_certificate_that_can_not_be_parsed_is_refused() -> None:
+    """A client certificate that OpenSSL accepts and cryptography can't parse is refused without an exception."""
 
     class Odd(ServerConnection):
         def get_peer_certificate(self, **_arguments: object) -> Any:
@@ -197,8 +197,8 @@ def test_a_certificate_that_makes_no_sense() -> None:
     assert server.refusal(Odd(SSL.Context(SSL.TLS_METHOD), None)) == "its certificate can't be read"
 
 
-def test_an_authority_below_a_root_may_stand_alone() -> None:
-    """An intermediate authority is trusted alone, without the others below the same root."""
+def test_intermediate_authority_is_trusted() -> None:
+    """An intermediate authority is trusted alone, without other authorities of the same root."""
     root = Authority("Root")
     below, beside = Authority("Below", issuer=root), Authority("Beside", issuer=root)
     server = server_of("tls_cert=/c/a tls_client_ca=/c/ca", a=SERVER.bundle, ca=below.pem)
@@ -208,7 +208,7 @@ def test_an_authority_below_a_root_may_stand_alone() -> None:
 
 
 def test_revoked_certificates() -> None:
-    """What an authority took back counts no more, for its clients and for other authorities below it."""
+    """Certificates in a revocation list are refused: of clients, and of intermediate authorities."""
     root = Authority("Root")
     below = Authority("Below", issuer=root)
     good, bad = below.sign("good.example"), below.sign("bad.example")
@@ -247,7 +247,7 @@ def _versions(least: int, most: int) -> Callable[[SSL.Context], None]:
     ],
 )
 def test_versions(options: str, version: int, spoken: str) -> None:
-    """TLS 1.2 and 1.3 are spoken, or 1.3 alone."""
+    """TLS 1.2 and 1.3 are accepted, or 1.3 only."""
     server = server_of(f"tls_cert=/c/a {options}", a=SERVER.bundle)
     here, error = handshake(server, client(setup=_versions(version, version)))
     if spoken:
@@ -257,8 +257,8 @@ def test_versions(options: str, version: int, spoken: str) -> None:
         assert failure_reason(error, here) == "unsupported protocol"
 
 
-def test_a_client_that_speaks_no_tls() -> None:
-    """The reason names the other protocol, if it is known, or the lost connection."""
+def test_client_without_tls() -> None:
+    """The reason of the failure has the other protocol, if it is known, or the lost connection."""
     server = server_of("tls_cert=/c/a", a=SERVER.bundle)
     here = server.serverConnectionForTLS(None)
     here.bio_write(b"GET / HTTP/1.0\r\n\r\n")
@@ -287,8 +287,8 @@ def test_a_client_that_speaks_no_tls() -> None:
         ("echo 7/tcp", "tls_alpn=b,a", [b"a", b"b"], "b"),
     ],
 )
-def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], agreed: str | None) -> None:
-    """The service's first that the client offers; none in common ends it."""
+def test_alpn(line: str, options: str, offered: list[bytes], agreed: str | None) -> None:
+    """The first protocol of the service that the client offers is selected; without one the handshake fails."""
     server = ServerTls(service_of(f"tls_cert=/c/a {options}", line), FakeFiles({"/c/a": SERVER.bundle}))
     here, error = handshake(server, client(setup=lambda context: offered and context.set_alpn_protos(offered)))
     if agreed is None:
@@ -307,22 +307,22 @@ def test_protocols_are_agreed_on(line: str, options: str, offered: list[bytes], 
         ed25519.Ed25519PrivateKey.generate,
     ],
 )
-def test_kinds_of_keys(make: Callable[[], Any], version: int) -> None:
-    """RSA, elliptic curves and EdDSA, with both versions."""
+def test_key_types(make: Callable[[], Any], version: int) -> None:
+    """Keys of RSA, elliptic curves and EdDSA work with both versions."""
     both = CA.sign("localhost", key=make()).bundle
     assert handshake(server_of("tls_cert=/c/a", a=both), client(setup=_versions(version, version)))[1] is None
 
 
-def test_the_chain_is_shown() -> None:
-    """A client that knows the root alone gets what leads to it."""
+def test_chain_is_sent() -> None:
+    """A client that trusts only the root gets the intermediate certificates."""
     leaf = Authority("Between", issuer=CA).sign("localhost")
     other = client()
     assert handshake(server_of("tls_cert=/c/a", a=leaf.bundle), other)[1] is None
     assert len(other.get_peer_cert_chain(as_cryptography=True) or []) == 2
 
 
-def _come_back(server: ServerTls, first: SSL.Connection, name: str) -> ServerConnection | None:
-    """Let a client come back; the server's side if it is known, None after a full handshake."""
+def _resume(server: ServerTls, first: SSL.Connection, name: str) -> ServerConnection | None:
+    """Try to resume a session; return the server's side, None after a full handshake."""
     session = first.get_session()
     assert session is not None
     again = SSL.Connection(first.get_context(), None)
@@ -334,8 +334,8 @@ def _come_back(server: ServerTls, first: SSL.Connection, name: str) -> ServerCon
     return here if lib.SSL_session_reused(again._ssl) else None
 
 
-def _come(server: ServerTls, first: SSL.Connection) -> None:
-    """A handshake, and what comes behind it: the tickets of TLS 1.3."""
+def _connect(server: ServerTls, first: SSL.Connection) -> None:
+    """Do a handshake and receive the session tickets that follow in TLS 1.3."""
     here, error = handshake(server, first)
     assert error is None
     here.send(b"x")
@@ -345,34 +345,34 @@ def _come(server: ServerTls, first: SSL.Connection) -> None:
 
 @pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
 def test_sessions_are_resumed(version: int) -> None:
-    """By tickets, at any name for which there is one; not with tickets from before their keys were exchanged."""
+    """Sessions are resumed by tickets, at any name of the service, but not after new ticket keys."""
     server = server_of(
         "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.bundle, **{"one.example.pem": CA.sign("one.example").bundle}
     )
     for name in ("localhost", "one.example"):
         first = client(name, setup=_versions(version, version))
-        _come(server, first)
-        assert _come_back(server, first, name)
+        _connect(server, first)
+        assert _resume(server, first, name)
         server.renew_ticket_keys()
-        assert not _come_back(server, first, name)
+        assert not _resume(server, first, name)
 
 
-def test_who_comes_back_is_who_it_was() -> None:
-    """A resumed session has the client's certificate, by which it is known and refused as before."""
+def test_resumed_session_keeps_the_client_certificate() -> None:
+    """A resumed session has the client's certificate, by which it is identified and refused as before."""
     for name, refusal in {"anna.example.org": None, "x": "its certificate is for nobody in tls_client_names"}.items():
         options = f"tls_cert=/c/a tls_client_ca=/c/ca tls_client_names={name}"
         server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
         first = client(certificate=ANNA)
-        _come(server, first)
-        here = _come_back(server, first, "localhost")
+        _connect(server, first)
+        here = _resume(server, first, "localhost")
         assert here is not None
         assert peer_identity(here).subject == "CN=anna.example.org"
         assert peer_identity(here).verify == "SUCCESS"
         assert server.refusal(here) == refusal
 
 
-def test_what_is_the_same_is_not_made_anew() -> None:
-    """Of a thousand names the one that has changed is read and made, unless the options are others."""
+def test_unchanged_contexts_are_reused() -> None:
+    """Only the contexts of changed certificates are created again, unless the options have changed."""
     contents = {f"/c/{name}.example.pem": CA.sign(f"{name}.example").bundle for name in "abc"}
     files = FakeFiles(contents, ["/c"])
     service = service_of("tls_sni=/c tls_unknown_name=refuse")
@@ -392,8 +392,8 @@ def test_what_is_the_same_is_not_made_anew() -> None:
     assert not set(contexts().values()) & set(after.values())
 
 
-def test_nothing_is_left_of_what_was_exchanged() -> None:
-    """Replaced contexts are freed with their last connection, without the cycle collector."""
+def test_replaced_contexts_are_freed() -> None:
+    """Replaced contexts are freed with their last connection, without the garbage collector."""
     options = "tls_cert=/c/a tls_sni=/c tls_alpn=x tls_client_ca=/c/ca tls_client=optional"
     contents = {"a": SERVER.bundle, "ca": CLIENTS.pem, "localhost.pem": SERVER.bundle}
     server = server_of(options, ("/c",), **contents)
@@ -422,8 +422,8 @@ _NO_CALLBACKS = "this Python's libffi is older than 3.4 and needs memory that is
         ("choose_by_name", MemoryError(), _NO_CALLBACKS),
     ],
 )
-def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: str, error: Exception, text: str) -> None:
-    """What OpenSSL does not take, and a system without memory for callbacks, is a Problem of the option."""
+def test_openssl_errors_are_problems(monkeypatch: pytest.MonkeyPatch, what: str, error: Exception, text: str) -> None:
+    """An error of OpenSSL, and a lack of memory for callbacks, is a ConfigProblem of the option."""
 
     def fail(*_arguments: object, **_more: object) -> None:
         raise error
@@ -435,8 +435,8 @@ def test_what_cannot_be_used_after_all(monkeypatch: pytest.MonkeyPatch, what: st
         )
 
 
-def test_what_a_handler_is_told() -> None:
-    """The variables of Apache's mod_ssl; without control characters, whatever an authority signs."""
+def test_environment() -> None:
+    """The environment has the variables of Apache's mod_ssl, with control characters of names escaped."""
     name = ClientName(NameKind.DNS, "a\n.example")
     identity = PeerIdentity("TLSv1.3", "X", "s.example", "", "SUCCESS", "CN=a\nb", "CN=c", (name,))
     assert identity.environment() == {
@@ -450,15 +450,15 @@ def test_what_a_handler_is_told() -> None:
     }
 
 
-def test_names_do_not_look_like_others() -> None:
-    """What stands in one name can't be taken for another one behind it."""
+def test_names_in_a_list_are_escaped() -> None:
+    """Commas and backslashes in a name are escaped, so that it can't look like two names."""
     odd = ClientName(NameKind.URI, "x:y,email:root@example.org\\")
     identity = PeerIdentity("TLSv1.3", "c", sans=(odd, ClientName(NameKind.DNS, "a.example")))
     assert identity.environment()["SSL_CLIENT_SAN"] == "URI:x:y\\2Cemail:root@example.org\\5C,DNS:a.example"
 
 
 def test_sni() -> None:
-    """The certificate is chosen by the name that the client asks for: its own, any label's, or the default."""
+    """The certificate is chosen by the requested host name: its own, a wildcard's, or the default."""
     one, many = CA.sign("one.example"), CA.sign("*.many.example")
     server = server_of(
         "tls_cert=/c/a tls_sni=/c", ("/c",), a=SERVER.bundle,
@@ -478,8 +478,8 @@ def test_sni() -> None:
         assert other.get_peer_certificate(as_cryptography=True) == wanted.certificate
 
 
-def test_an_unknown_name_is_refused() -> None:
-    """With tls_unknown_name=refuse a client that requests another name gets no certificate, and a reason is known."""
+def test_unknown_name_is_refused() -> None:
+    """With tls_unknown_name=refuse the handshake of a client that requests another name fails, with a reason."""
     server = server_of(
         "tls_sni=/c tls_unknown_name=refuse", ("/c",), **{"one.example.pem": CA.sign("one.example").bundle}
     )
@@ -488,8 +488,8 @@ def test_an_unknown_name_is_refused() -> None:
     assert failure_reason(error, here) == "there is no certificate for the name that was asked for"
 
 
-def test_a_change_holds_for_who_comes_after() -> None:
-    """What prepare() read holds once it is committed; what it can't use changes nothing."""
+def test_change_applies_to_later_connections() -> None:
+    """The files read by prepare() apply after its commit; an error changes nothing."""
     files = FakeFiles({"/c/a": SERVER.bundle})
     service = service_of("tls_cert=/c/a")
     server = ServerTls(service, files)

@@ -1,4 +1,4 @@
-"""What a check finds in TLS options and their files: each mistake, with its place and its remedy."""
+"""Checks of TLS options and files: each problem with its position and its remedy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNDER = Authority("Under", issuer=CA)
 
 
 def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: str = "") -> list[str]:
-    """The Problems of a service with options over files below /c, without their places."""
+    """Return the problems of a service with files below /c, without their positions."""
     files = FakeFiles({f"/c/{name}": content for name, content in contents.items()}, ["/c"])
     files.exposed.add(exposed)
     found = check(config_of(f"echo 7/tcp {options}", files), files, FakeMachine(time=NOW))[1]
@@ -44,8 +44,8 @@ def _problems(options: str, contents: Mapping[str, bytes | OSError], exposed: st
     return [problem.text for problem in found]
 
 
-def test_a_text_for_who_is_refused_means_nothing() -> None:
-    """banner_fail is an error with TLS, except from a defaults line, which may be for other services."""
+def test_banner_fail_is_an_error_with_tls() -> None:
+    """banner_fail is an error with TLS, except in a @defaults line, which may apply to other services."""
     contents = {"a": GOOD.bundle, "text": b"no\n"}
     assert _problems("tls_cert=/c/a banner_fail=/c/text", contents) == [
         "banner_fail: refused clients are closed before the TLS handshake and get no banner; remove it"
@@ -65,8 +65,8 @@ def test_a_text_for_who_is_refused_means_nothing() -> None:
         "tls_sni=/s tls_unknown_name=refuse tls_min=1.3 tls_alpn=x tls_warn=3d",
     ],
 )
-def test_what_is_right_is_no_problem(options: str) -> None:
-    """Everything that fits together is fit for use."""
+def test_valid_options(options: str) -> None:
+    """Valid combinations of options have no problem."""
     contents = {
         "/c/both": b"comment\n" + GOOD.bundle,
         "/c/cert": GOOD.pem,
@@ -83,8 +83,8 @@ def test_what_is_right_is_no_problem(options: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["tls_cert", "tls_key", "tls_client_ca", "tls_crl"])
-def test_a_file_that_cannot_be_read(option: str) -> None:
-    """A missing file, and one that is denied, is a Problem of the option that names it."""
+def test_unreadable_file(option: str) -> None:
+    """A missing or denied file is a problem of the option that names it."""
     paths = {"tls_cert": "/c/cert", "tls_key": "/c/key", "tls_client_ca": "/c/ca", "tls_crl": "/c/crl"}
     contents: dict[str, bytes | OSError] = {
         "cert": GOOD.pem,
@@ -119,7 +119,7 @@ _OLD = CA.sign("a", expires=CA.now)
         (CA.pem + GOOD.pem, GOOD.key_pem, "put the server's own first"),
     ],
 )
-def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text: str) -> None:
+def test_invalid_certificate(certificate: bytes, key: bytes, text: str) -> None:
     """Errors of a certificate or its key name both files."""
     (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": certificate, "b": key})
     assert problem.startswith("tls_cert: can't use /c/a with /c/b: ")
@@ -138,14 +138,14 @@ def test_a_certificate_that_cannot_be_used(certificate: bytes, key: bytes, text:
         ),
     ],
 )
-def test_a_key_that_cannot_be_used(key: bytes, text: str) -> None:
-    """It is the key's file that is named, and its option."""
+def test_invalid_key(key: bytes, text: str) -> None:
+    """The problem names the file of the key and its option."""
     (problem,) = _problems("tls_cert=/c/a tls_key=/c/b", {"a": GOOD.pem, "b": key})
     assert problem.startswith(f"tls_key: can't use /c/b: {text}")
 
 
-def test_a_forgotten_key() -> None:
-    """A certificate that others may read can't contain the key, which needs a file of its own."""
+def test_missing_key() -> None:
+    """A certificate file that others may read can't contain the key: the remedy is a separate file."""
     text = "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); set tls_key= to the file that contains it"
     assert _problems("tls_cert=/c/a", {"a": GOOD.pem}, "/c/a") == [f"tls_cert: can't use /c/a: {text}"]
 
@@ -155,7 +155,7 @@ def test_a_forgotten_key() -> None:
     [("tls_cert=/c/der", "x509"), ("tls_cert=/c/a tls_client_ca=/c/der", "x509"),
      ("tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/der", "crl")],
 )  # fmt: skip
-def test_der_is_no_pem(options: str, command: str) -> None:
+def test_der_file(options: str, command: str) -> None:
     """The message names the command that converts the file to PEM."""
     der = GOOD.certificate.public_bytes(serialization.Encoding.DER)
     (problem,) = _problems(options, {"a": GOOD.bundle, "ca": CA.pem, "der": der})
@@ -172,8 +172,8 @@ def test_der_is_no_pem(options: str, command: str) -> None:
         (x25519.X25519PrivateKey.generate(), hashes.SHA256(), "no use for a key of this kind"),
     ],
 )
-def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> None:
-    """Keys that clients refuse are found before any client comes."""
+def test_weak_key(key: object, algorithm: object, text: str) -> None:
+    """Keys and signatures that clients refuse are problems."""
     both = CA.sign("a", key=key, algorithm=algorithm).bundle
     with pytest.raises(ValueError, match=text):
         read_credentials(both, both)
@@ -186,13 +186,13 @@ def test_a_key_that_is_too_weak(key: object, algorithm: object, text: str) -> No
         (_LATE.bundle, f"the certificate in /c/a is not valid before {CA.now + timedelta(hours=1):%Y-%m-%d %H:%M} UTC"),
     ],
 )
-def test_a_certificate_out_of_its_time(both: bytes, text: str) -> None:
-    """One that has expired, or is not yet valid, is not used."""
+def test_certificate_outside_its_validity(both: bytes, text: str) -> None:
+    """A certificate that has expired or is not yet valid is a problem."""
     assert _problems("tls_cert=/c/a", {"a": both}) == [f"tls_cert: {text}"]
 
 
-def test_a_daemon_takes_what_has_expired() -> None:
-    """To a check it is a mistake; a daemon has others to serve, and its log warns."""
+def test_daemon_accepts_an_expired_certificate() -> None:
+    """An expired certificate is a problem of a check, but does not keep a daemon from starting."""
     files = FakeFiles({"/c/a": _OLD.bundle, "/c/ca": CA.pem, "/c/crl": CA.crl(until=CA.now)})
     config = config_of("echo 7/tcp tls_cert=/c/a tls_client_ca=/c/ca tls_crl=/c/crl", files)
     assert check(config, files, FakeMachine(time=None))[1] == []
@@ -207,8 +207,8 @@ def test_a_daemon_takes_what_has_expired() -> None:
         ("tls_cert=/c/b tls_key=/c/a", "/c/b", ""),
     ],
 )
-def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) -> None:
-    """A private key is for its owner and group alone; a certificate may be readable by others."""
+def test_key_readable_by_others(options: str, exposed: str, option: str) -> None:
+    """A private key readable by others is a problem; a certificate may be readable by others."""
     text = f"{option}: /c/a contains a private key, and all users can read or change it; run chmod o= /c/a"
     assert _problems(options, {"a": GOOD.bundle, "b": GOOD.pem}, exposed) == ([text] if option else [])
 
@@ -243,14 +243,14 @@ def test_a_key_that_everybody_can_read(options: str, exposed: str, option: str) 
         ),
     ],
 )
-def test_options_that_do_not_go_together(options: str, text: str) -> None:
-    """An option without what it needs is a Problem."""
+def test_incompatible_options(options: str, text: str) -> None:
+    """An option without another one that it needs is a problem."""
     both = CA.sign("a.example").bundle
     assert _problems(options, {"a": GOOD.bundle, "a.example.pem": both}) == [text]
 
 
-def test_what_defaults_say_is_for_services_with_tls() -> None:
-    """TLS options of a defaults line apply to the services with TLS; none removes TLS again."""
+def test_tls_options_in_defaults() -> None:
+    """TLS options in a @defaults line apply to services with TLS; tls_cert=none removes TLS."""
     text = "@defaults tls_min=1.3 tls_key=/c/a\necho 7/tcp\n@defaults tls_cert=/c/a\nupper 8/tcp tls_cert=none"
     files = FakeFiles({"/c/a": DENIED})
     config = config_of(text, files)
@@ -259,14 +259,14 @@ def test_what_defaults_say_is_for_services_with_tls() -> None:
 
 
 @pytest.mark.parametrize("line", ["echo 7/udp", "tcpmux 1/tcp", "x /s/unixgram server=/bin/cat wait=yes"])
-def test_who_takes_no_tls(line: str) -> None:
-    """Datagrams, and tcpmux, which hands connections on, have no TLS."""
+def test_services_without_tls(line: str) -> None:
+    """Datagram services and tcpmux, which hands connections over, can't have TLS."""
     (problem,) = problems_of(f"{line} tls_cert=/c/a")
     assert "tls_cert is for stream services (tcp, unix), except tcpmux, not for" in problem
 
 
-def test_a_directory_of_names() -> None:
-    """Each file of tls_sni is named after a host that its certificate is for."""
+def test_sni_directory() -> None:
+    """Each file in tls_sni must be named after a host name of its certificate."""
     options = "tls_cert=/c/www.example.org.pem tls_sni=/s"
     good = {"/c/www.example.org.pem": GOOD.bundle}
 
@@ -294,7 +294,7 @@ def test_a_directory_of_names() -> None:
 
 
 def test_authorities() -> None:
-    """Certificates of tls_client_ca must be able to sign others."""
+    """Certificates in tls_client_ca must be able to sign others."""
     assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.bundle, "b": b""}) == [
         "tls_client_ca: can't use /c/b: there is no certificate in it (PEM: -----BEGIN CERTIFICATE-----)"
     ]
@@ -307,7 +307,7 @@ def test_authorities() -> None:
 
 
 def test_revocation_lists() -> None:
-    """There is a list of each authority, which it has signed, and it is not too old."""
+    """Each authority needs a revocation list that it has signed and that has not expired."""
     options = "tls_cert=/c/a tls_client_ca=/c/b tls_crl=/c/c"
     missing = "tls_crl: /c/c has no revocation list of CN=Under; add it, otherwise all clients are refused"
 
@@ -328,8 +328,8 @@ def test_revocation_lists() -> None:
     ]
 
 
-def test_what_ends_soon_is_a_warning() -> None:
-    """A check warns of certificates from tls_warn on, and of revocation lists; a daemon's load does not."""
+def test_expiry_warnings() -> None:
+    """A check warns of certificates and revocation lists before they expire (tls_warn); a daemon's load does not."""
     soon = CA.sign("www.example.org", expires=CA.now + timedelta(days=5, minutes=1))
     until = CA.now + timedelta(days=1)
     files = FakeFiles({"/c/a": soon.bundle, "/c/ca": CA.pem, "/c/crl": CA.crl(until=until)})
@@ -358,7 +358,7 @@ _DER = {
 
 
 @given(st.sampled_from(list(_DER)), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=6))
-def test_any_file_is_read_or_refused(kind: bytes, changes: list[tuple[int, int]]) -> None:
+def test_random_files(kind: bytes, changes: list[tuple[int, int]]) -> None:
     """Any content is either accepted or has an error message; no other exception is raised."""
     data = bytearray(_DER[kind])
     for place, value in changes:
@@ -372,21 +372,21 @@ def test_any_file_is_read_or_refused(kind: bytes, changes: list[tuple[int, int]]
 
 @pytest.mark.parametrize(
     "bad",
-    # A version, and an extension that stands there twice, for which cryptography has errors of its own.
+    # An invalid version, and a duplicate extension, for which cryptography has its own errors.
     [
         _DER[b"CERTIFICATE"].replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x30"),
         _DER[b"CERTIFICATE"].replace(b"\x06\x03U\x1d\x0f", b"\x06\x03U\x1d\x13"),
     ],
 )
-def test_certificates_of_which_only_a_part_can_be_read(bad: bytes) -> None:
-    """Of an authority everything must make sense."""
+def test_partly_invalid_authorities(bad: bytes) -> None:
+    """An authority with an invalid part is a problem."""
     assert bad not in _DER.values()
     with pytest.raises(ValueError, match="can't be read"):
         read_authorities(b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bad) + b"-----END CERTIFICATE-----\n")
 
 
-def test_files_that_can_be_read_no_more(tmp_path: Path) -> None:
-    """If one of several files is denied, all keep their former content; the same holds for a directory's names."""
+def test_files_that_are_no_longer_readable(tmp_path: Path) -> None:
+    """If one of several files is denied, all keep their former content; the same applies to a tls_sni directory."""
     first, second = tmp_path / "a", tmp_path / "b"
     files = _Denying()
     first.write_bytes(b"1")
@@ -406,19 +406,19 @@ def test_files_that_can_be_read_no_more(tmp_path: Path) -> None:
 
 
 class _Denying(LocalFiles):
-    """Denies a file."""
+    """LocalFiles that denies one file."""
 
     denied = ""
 
     def read(self, path: str) -> bytes:
-        """Its content, or not."""
+        """Return the content of a file, or raise PermissionError."""
         if path == self.denied:
             raise DENIED
         return super().read(path)
 
 
-def test_what_tells_a_file_from_a_newer_one(tmp_path: Path) -> None:
-    """A stamp changes when a file is written, replaced by another, or when a link is switched; not before."""
+def test_file_stat(tmp_path: Path) -> None:
+    """file_stat() changes only when the file is written or replaced, or a link is changed."""
     seen = []
     files, link = LocalFiles(), tmp_path / "link"
     for number in range(3):
@@ -442,8 +442,8 @@ def test_what_tells_a_file_from_a_newer_one(tmp_path: Path) -> None:
         files.file_stat(str(tmp_path / "none"))
 
 
-def test_who_may_read_a_file(tmp_path: Path) -> None:
-    """Bits for others count, those of the group do not."""
+def test_readable_by_others(tmp_path: Path) -> None:
+    """Permissions for others count, permissions of the group do not."""
     path = tmp_path / "key"
     path.touch()
     for mode, exposed in {0o600: False, 0o660: False, 0o640: False, 0o644: True, 0o602: True}.items():
@@ -451,8 +451,8 @@ def test_who_may_read_a_file(tmp_path: Path) -> None:
         assert LocalFiles().is_exposed(str(path)) is exposed
 
 
-def test_a_directory_is_listed(tmp_path: Path) -> None:
-    """With the paths of everything in it, sorted."""
+def test_list_directory(tmp_path: Path) -> None:
+    """The paths of all entries are returned, sorted."""
     for name in "ba":
         (tmp_path / name).touch()
     assert LocalFiles().entries(str(tmp_path)) == [str(tmp_path / "a"), str(tmp_path / "b")]

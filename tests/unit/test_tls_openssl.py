@@ -1,4 +1,4 @@
-"""The private names of pyOpenSSL that svcd uses: they are there, and in one module alone."""
+"""The private names of pyOpenSSL that svcd uses: they exist, and one module uses them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import svcd
 
 ROOT = Path(next(iter(svcd.__path__)))
 MODULE = ROOT / "tls" / "openssl.py"
-#: The functions and constants of OpenSSL that the module uses. One of them may be missing: see its set_groups().
+#: The functions and constants of OpenSSL that the module uses. set_groups() can do without SSL_CTX_set1_curves_list.
 BINDINGS = sorted({*re.findall(r"\blib\.(\w+)", MODULE.read_text("utf-8"))} - {"SSL_CTX_set1_curves_list"})
 HELP = "svcd/tls/openssl.py uses it, and this version of pyOpenSSL or cryptography has it no more"
 
 
-def test_the_bindings_are_there() -> None:
+def test_bindings_exist() -> None:
     """OpenSSL._util has ffi and lib."""
     try:
         util = importlib.import_module("OpenSSL._util")
@@ -29,13 +29,13 @@ def test_the_bindings_are_there() -> None:
 
 
 @pytest.mark.parametrize("name", BINDINGS)
-def test_a_function_of_openssl_is_there(name: str) -> None:
+def test_openssl_function_exists(name: str) -> None:
     """The bindings have each function and each constant that is used."""
     util = importlib.import_module("OpenSSL._util")
     assert hasattr(util.lib, name), f"OpenSSL._util.lib lacks {name}: {HELP}"
 
 
-def test_private_attributes_are_there() -> None:
+def test_private_attributes_exist() -> None:
     """Contexts and connections of pyOpenSSL have the private attributes that are used."""
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     assert hasattr(context, "_context"), f"SSL.Context lacks _context: {HELP}"
@@ -44,7 +44,7 @@ def test_private_attributes_are_there() -> None:
         assert hasattr(connection, name), f"SSL.Connection lacks {name}: {HELP}"
 
 
-def test_private_names_are_used_in_one_module_alone() -> None:
+def test_private_names_are_used_in_one_module() -> None:
     """No other module of svcd imports OpenSSL._util or uses private attributes of pyOpenSSL."""
     private = re.compile(r"OpenSSL\._util|\.(_ssl|_into_ssl|_from_ssl|_raise_ssl_error)\b|\bcontext\._context\b")
     users = [path for path in ROOT.rglob("*.py") if private.search(path.read_text("utf-8"))]

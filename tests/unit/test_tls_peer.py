@@ -50,8 +50,8 @@ CA = Authority()
         ("x.example,anna@example.org,*.example.org", "a.example.org", True),
     ],
 )
-def test_a_certificate_is_for_somebody(wanted: str, name: str, matches: bool) -> None:
-    """By one of its names, of the same kind; a star stands for one label, and only in what is wanted."""
+def test_name_matches(wanted: str, name: str, matches: bool) -> None:
+    """A name matches one of the same kind; an asterisk stands for one label, and only in tls_client_names."""
     assert matches_names(subject_alt_names(CA.sign(name).certificate), CLIENT_NAMES.read(wanted)) is matches
 
 
@@ -60,8 +60,8 @@ _HOST = st.lists(_LABEL, min_size=3, max_size=5)
 
 
 @given(_HOST, _LABEL)
-def test_a_star_is_one_label(labels: list[str], other: str) -> None:
-    """A star takes any one label, no more and no less; without it a name is itself alone, in any case."""
+def test_asterisk_is_one_label(labels: list[str], other: str) -> None:
+    """An asterisk matches exactly one label; without it a name matches only itself, in upper or lower case."""
     host = ".".join(labels)
     star = CLIENT_NAMES.read(".".join(["*", *labels[1:]]))
     dns = NameKind.DNS
@@ -77,15 +77,15 @@ def test_a_star_is_one_label(labels: list[str], other: str) -> None:
 
 @given(st.ip_addresses(), st.ip_addresses())
 def test_addresses_are_compared_as_numbers(one: ipaddress.IPv4Address, other: ipaddress.IPv4Address) -> None:
-    """Whatever way they are written."""
+    """IP addresses match by value, not by their text."""
     names = [ClientName(NameKind.IP, str(one))]
     assert matches_names(names, CLIENT_NAMES.read(one.exploded))
     assert matches_names(names, CLIENT_NAMES.read(str(other))) is (one == other)
 
 
 @given(st.text(max_size=20), st.sampled_from(NameKind))
-def test_any_name_is_compared(text: str, kind: NameKind) -> None:
-    """Any text in a certificate can be compared; nothing raises."""
+def test_random_names(text: str, kind: NameKind) -> None:
+    """The comparison of any text in a certificate raises no exception."""
     if kind is not NameKind.IP:
         assert not matches_names(
             [ClientName(kind, text)], CLIENT_NAMES.read("*.no.example,no@no.example,urn:no,192.0.2.1")

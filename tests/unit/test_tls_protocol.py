@@ -1,4 +1,4 @@
-"""TLS between a transport and a protocol: what passes, what waits, and every way to end."""
+"""TlsProtocol between a transport and an inner protocol: data, back-pressure, and the end of connections."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ class Plain(Protocol):
     transport: Any
 
     def __init__(self, made: Callable[[Any], object] | None = None) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.received = b""
         self.reason: Any = None
         self._made = made
 
     def connectionMade(self) -> None:
-        """Remember it."""
-        self.told.append("made")
+        """Record the call."""
+        self.calls.append("made")
         if self._made is not None:
             self._made(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep it."""
+        """Record the data."""
         self.received += data
 
     def connectionLost(self, reason: Any = None) -> None:
-        """Remember why."""
-        self.told.append("lost")
+        """Record the call and the reason."""
+        self.calls.append("lost")
         self.reason = reason.value
 
 
@@ -61,22 +61,22 @@ class Half(Plain):
     """The same with half-close."""
 
     def readConnectionLost(self) -> None:
-        """Remember it."""
-        self.told.append("read lost")
+        """Record the call."""
+        self.calls.append("read lost")
 
     def writeConnectionLost(self) -> None:
-        """Remember it."""
-        self.told.append("write lost")
+        """Record the call."""
+        self.calls.append("write lost")
 
 
-def test_the_inner_protocol_begins_after_the_handshake() -> None:
-    """Nothing is built before the handshake is done; then the protocol knows the client's identity."""
+def test_inner_protocol_starts_after_the_handshake() -> None:
+    """The inner protocol is built after the handshake, and its transport has the client's identity."""
     inner = Plain()
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients")
     pair.exchange()
-    assert (pair.tls.version, inner.told) == ("", [])
+    assert (pair.tls.version, inner.calls) == ("", [])
     pair.handshake()
-    assert (pair.tls.version, inner.told) == ("TLSv1.3", ["made"])
+    assert (pair.tls.version, inner.calls) == ("TLSv1.3", ["made"])
     assert inner.transport.tls_identity.subject == "CN=anna.example.org"
     assert inner.transport.tls_identity is inner.transport.tls_identity
     assert inner.transport.getPeerCertificate().to_cryptography() == ANNA.certificate
@@ -89,28 +89,28 @@ def test_the_inner_protocol_begins_after_the_handshake() -> None:
 
 
 def test_alpn() -> None:
-    """What was agreed on is what Twisted's protocols ask for."""
+    """negotiatedProtocol has the protocol selected by ALPN."""
     client = TlsClient(setup=lambda context: context.set_alpn_protos([b"a", b"b"]))
     assert TlsPair(client=client, tls_alpn="b").handshake().tls.negotiatedProtocol == b"b"
 
 
-def test_a_listener_for_the_handshake_is_told() -> None:
+def test_handshake_listener() -> None:
     """IHandshakeListener.handshakeCompleted() is called."""
 
     @implementer(IHandshakeListener)
     class Listener(Plain):
         def handshakeCompleted(self) -> None:
-            self.told.append("shaken")
+            self.calls.append("shaken")
 
     inner = Listener()
     TlsPair(inner).handshake()
-    assert inner.told == ["made", "shaken"]
+    assert inner.calls == ["made", "shaken"]
 
 
 @pytest.mark.parametrize("piece", [0, 1, 7, 1000])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_sent_arrives(size: int, piece: int) -> None:
-    """Data of any size comes back, however it was cut on its way."""
+def test_data_of_any_size(size: int, piece: int) -> None:
+    """Data of any size is echoed, for any size of pieces."""
     if size > 20_000 and 0 < piece < 1000:
         pytest.skip("no new case")
     pair = TlsPair(EchoProtocol()).handshake(piece)
@@ -124,8 +124,8 @@ def test_what_is_sent_arrives(size: int, piece: int) -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=20_000), st.integers(1, 50_000)), max_size=6))
-def test_any_data_in_any_pieces(talk: list[tuple[bytes, int]]) -> None:
-    """What the service gets is what the client sent, and the client gets all of it back."""
+def test_random_data_in_random_pieces(talk: list[tuple[bytes, int]]) -> None:
+    """The service gets the data of the client, and the client gets all of it back."""
     inner = EchoProtocol()
     pair = TlsPair(inner).handshake()
     for data, piece in talk:
@@ -134,8 +134,8 @@ def test_any_data_in_any_pieces(talk: list[tuple[bytes, int]]) -> None:
     assert pair.client.received == b"".join(data for data, _ in talk)
 
 
-def test_data_behind_the_handshake() -> None:
-    """What a client sends with the last word of its handshake is served."""
+def test_data_with_the_end_of_the_handshake() -> None:
+    """Data that a client sends together with the end of its handshake is delivered."""
     inner = Plain()
     pair = TlsPair(inner)
     pair.exchange()
@@ -146,7 +146,7 @@ def test_data_behind_the_handshake() -> None:
 
 
 def test_tls_1_2() -> None:
-    """Clients without TLS 1.3 are served, as long as they are allowed."""
+    """Clients without TLS 1.3 are served unless tls_min forbids it."""
     client = TlsClient(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
     pair = TlsPair(EchoProtocol(), client).handshake()
     pair.exchange(b"x" * 50_000, ends=True)
@@ -154,11 +154,11 @@ def test_tls_1_2() -> None:
     assert (pair.client.received, pair.client.got_close_notify) == (b"x" * 50_000, True)
 
 
-# Writing.
+# Writing
 
 
-def test_answers_to_one_piece_go_out_at_once() -> None:
-    """Small writes while input is handed over share a record and a write."""
+def test_writes_during_input_share_a_record() -> None:
+    """Small writes during the delivery of input share a record and a write of the transport."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.dataReceived = lambda data: inner.transport.writeSequence([data[:1], data[1:]] * 3)  # type: ignore[method-assign]
@@ -168,8 +168,8 @@ def test_answers_to_one_piece_go_out_at_once() -> None:
     assert pair.client.received == b"ababab"
 
 
-def test_small_writes_wait_for_each_other() -> None:
-    """At other times they share a record with those of the same turn of the reactor."""
+def test_small_writes_share_a_record() -> None:
+    """At other times small writes of the same turn of the reactor share a record."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     writes = pair.below.writes
@@ -180,8 +180,8 @@ def test_small_writes_wait_for_each_other() -> None:
     assert (pair.below.writes, len(pair.client.received)) == (writes + 1, 1000)
 
 
-def test_much_does_not_wait() -> None:
-    """A large write goes out at once, behind what waits; many small ones do, too."""
+def test_large_writes_are_sent_at_once() -> None:
+    """A large write is sent at once, after waiting small ones; so are many small writes."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"a")
@@ -196,8 +196,8 @@ def test_much_does_not_wait() -> None:
     assert pair.client.received[100_001:] == b"c" * 100_000
 
 
-def test_answers_to_much_go_out_bit_by_bit() -> None:
-    """OpenSSL's buffers never shrink: so they hold a slice of the answer, however much came at once."""
+def test_large_answers_are_sent_in_slices() -> None:
+    """OpenSSL's buffers never shrink, so they hold one slice of the output at most, for any size of the input."""
     pair = TlsPair(EchoProtocol()).handshake()
     connection = pair.tls._connection
     encrypt, read_records = connection.encrypt, connection.read_records
@@ -210,19 +210,19 @@ def test_answers_to_much_go_out_bit_by_bit() -> None:
         most = max(most, held)
         return size
 
-    def let_go() -> bytes:
+    def take_records() -> bytes:
         nonlocal held
         held = 0
         return read_records()
 
-    connection.encrypt, connection.read_records = count, let_go  # type: ignore[method-assign]
+    connection.encrypt, connection.read_records = count, take_records  # type: ignore[method-assign]
     pair.exchange(DATA)
     assert pair.client.received == DATA
     assert most <= 40_000
 
 
-def test_a_producer_that_writes_until_it_is_stopped() -> None:
-    """It is stopped, also while input is handed over: what waits for the transport has a bound."""
+def test_producer_is_paused_during_input() -> None:
+    """A producer is paused also during the delivery of input, which bounds the waiting output."""
 
     class Producer:
         produces = True
@@ -232,10 +232,10 @@ def test_a_producer_that_writes_until_it_is_stopped() -> None:
             self.produces = False
 
         def resumeProducing(self) -> None:
-            """Enough."""
+            """Record the call."""
 
         def stopProducing(self) -> None:
-            """Enough."""
+            """Record the call."""
 
         def produce(self, data: bytes) -> None:
             while self.produces and self.written < 10_000_000:
@@ -252,25 +252,25 @@ def test_a_producer_that_writes_until_it_is_stopped() -> None:
 
 
 def test_only_bytes_are_sent() -> None:
-    """Writing text raises TypeError at once."""
+    """write() raises TypeError for text."""
     inner = Plain()
     TlsPair(inner).handshake()
     with pytest.raises(TypeError):
         inner.transport.write("text")
 
 
-# The end.
+# End of connections
 
 
 @pytest.mark.parametrize("by", ["alert", "transport", "both"])
-def test_a_client_that_has_no_more_to_say_is_answered(by: str) -> None:
-    """A closure alert, the end of the transport, and one after the other are one end of input; output goes on."""
+def test_end_of_input_is_a_half_close(by: str) -> None:
+    """A closure alert, the end of the transport's input, or both are one end of input; output continues."""
     inner = Half()
     pair = TlsPair(inner).handshake()
     pair.exchange(b"question", ends=by != "transport")
     if by != "alert":
         pair.tls.readConnectionLost()
-    assert (inner.received, inner.told) == (b"question", ["made", "read lost"])
+    assert (inner.received, inner.calls) == (b"question", ["made", "read lost"])
     inner.transport.write(b"answer")
     inner.transport.loseConnection()
     pair.deliver()
@@ -280,7 +280,7 @@ def test_a_client_that_has_no_more_to_say_is_answered(by: str) -> None:
 
 
 def test_data_after_the_closure_alert_is_ignored() -> None:
-    """It must be (RFC 8446, 6.1); much of it is no longer read."""
+    """Data after a closure alert is discarded (RFC 8446, 6.1); after 64 KiB the transport is not read any more."""
     inner = Half()
     pair = TlsPair(inner).handshake()
     pair.exchange(ends=True)
@@ -291,8 +291,8 @@ def test_data_after_the_closure_alert_is_ignored() -> None:
     assert inner.received == b""
 
 
-def test_a_protocol_that_knows_no_half_close_ends_with_its_client() -> None:
-    """Data written so far still arrives; the producer is stopped."""
+def test_end_of_input_without_half_close() -> None:
+    """The connection of a protocol without half-close is closed after its output; its producer is stopped."""
     stopped: list[str] = []
 
     class Producer:
@@ -307,8 +307,8 @@ def test_a_protocol_that_knows_no_half_close_ends_with_its_client() -> None:
     assert (stopped, pair.below.producer, pair.below.lost) == (["yes"], None, "done")
 
 
-def test_the_server_ends_first() -> None:
-    """Written data arrives, then the closure alert, then the transport ends; later writes are discarded."""
+def test_lose_connection() -> None:
+    """Written data arrives, then the closure alert, and the transport is closed; later writes are discarded."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"bye")
@@ -319,23 +319,23 @@ def test_the_server_ends_first() -> None:
     assert (pair.client.received, pair.client.got_close_notify, pair.below.lost) == (b"bye", True, "done")
 
 
-def test_input_behind_the_end_is_not_handed_over() -> None:
-    """After loseConnection() no input is delivered."""
+def test_no_input_after_lose_connection() -> None:
+    """No input is delivered after loseConnection()."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
 
     def end(data: bytes) -> None:
         del data
-        inner.told.append("data")
+        inner.calls.append("data")
         inner.transport.loseConnection()
 
     inner.dataReceived = end  # type: ignore[method-assign]
     pair.feed(pair.client.send(b"1") + pair.client.send(b"2"))
-    assert inner.told == ["made", "data", "lost"]
+    assert inner.calls == ["made", "data", "lost"]
 
 
-def test_the_server_closes_its_side() -> None:
-    """The client gets the closure alert and can go on sending; the transport's output is closed as well."""
+def test_lose_write_connection() -> None:
+    """The client gets the closure alert and can continue to send; the transport's output is closed as well."""
     inner = Half()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"all")
@@ -343,18 +343,18 @@ def test_the_server_closes_its_side() -> None:
     inner.transport.write(b"more")
     pair.deliver()
     assert (pair.client.received, pair.client.got_close_notify, pair.below.write_closed) == (b"all", True, True)
-    assert inner.told == ["made", "write lost"]
+    assert inner.calls == ["made", "write lost"]
     pair.exchange(b"still there")
     assert inner.received == b"still there"
     pair.exchange(ends=True)
-    assert inner.told[-1] == "read lost"
+    assert inner.calls[-1] == "read lost"
     inner.transport.loseConnection()
     assert pair.below.lost == "done"
 
 
 @pytest.mark.parametrize("how", ["loseConnection", "loseWriteConnection"])
-def test_the_end_waits_for_a_producer(how: str) -> None:
-    """What a producer has still to produce comes before the closure alert."""
+def test_close_waits_for_the_producer(how: str) -> None:
+    """The remaining output of a producer is sent before the closure alert."""
 
     class Pulled:
         left = 3
@@ -366,7 +366,7 @@ def test_the_end_waits_for_a_producer(how: str) -> None:
                 inner.transport.unregisterProducer()
 
         def stopProducing(self) -> None:
-            """Nothing to do."""
+            """Do nothing."""
 
     inner = Half()
     pair = TlsPair(inner).handshake()
@@ -382,7 +382,7 @@ def test_the_end_waits_for_a_producer(how: str) -> None:
     assert (pair.client.received, pair.client.got_close_notify) == (b"321", True)
 
 
-def test_a_loss_is_told_as_it_was() -> None:
+def test_reason_of_the_transport_is_passed_on() -> None:
     """The inner protocol gets the reason of the transport, and later writes are discarded."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
@@ -397,8 +397,8 @@ def test_a_loss_is_told_as_it_was() -> None:
     assert pair.tls.failure_text == ""
 
 
-def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
-    """As with any transport; a registered producer is stopped once."""
+def test_producer_registered_after_the_close_is_stopped() -> None:
+    """A producer registered after the close is stopped, as with any transport; a registered one is stopped once."""
     stopped: list[str] = []
 
     class Producer:
@@ -414,8 +414,8 @@ def test_a_producer_that_comes_too_late_is_told_to_stop() -> None:
     assert stopped == ["yes"]
 
 
-def test_to_consume_no_more_ends_the_connection() -> None:
-    """As Twisted's consumers have it."""
+def test_stop_consuming() -> None:
+    """stopConsuming() closes the connection, as with Twisted's transports."""
     inner = Plain(lambda transport: transport.registerProducer(ChargenProtocol(), True))
     pair = TlsPair(inner).handshake()
     inner.transport.stopConsuming()
@@ -423,8 +423,8 @@ def test_to_consume_no_more_ends_the_connection() -> None:
     assert (pair.client.got_close_notify, pair.below.lost, pair.below.producer) == (True, "done", None)
 
 
-def test_an_abort_is_below() -> None:
-    """To abort is to end the transport at once."""
+def test_abort_connection() -> None:
+    """abortConnection() aborts the transport at once."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.abortConnection()
@@ -432,11 +432,11 @@ def test_an_abort_is_below() -> None:
     assert isinstance(inner.reason, ConnectionAborted)
 
 
-# Back-pressure.
+# Back-pressure
 
 
-def test_a_protocol_that_wants_no_input_gets_none() -> None:
-    """What came meanwhile waits, in order; nothing more is read before it was handed over."""
+def test_paused_protocol_gets_no_input() -> None:
+    """Input during a pause waits in order; the transport is not read before it is delivered."""
     inner = Half()
     pair = TlsPair(inner).handshake()
     inner.transport.pauseProducing()
@@ -446,16 +446,16 @@ def test_a_protocol_that_wants_no_input_gets_none() -> None:
     pair.feed(pair.client.send(b"and more"))
     assert inner.received == b""
     pair.tls.readConnectionLost()
-    assert inner.told == ["made"]
+    assert inner.calls == ["made"]
     inner.transport.resumeProducing()
     assert (inner.received, pair.below.reading) == (b"", False)
     pair.turn()
     assert inner.received == data + b"and more"
-    assert inner.told == ["made", "read lost"]
+    assert inner.calls == ["made", "read lost"]
 
 
-def test_input_can_be_stopped_at_any_record() -> None:
-    """Between two records of one piece, too; and the transport is read again when all was handed over."""
+def test_pause_between_records() -> None:
+    """A pause between two records of one piece takes effect; the transport is read again after the delivery."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     sizes = []
@@ -475,8 +475,8 @@ def test_input_can_be_stopped_at_any_record() -> None:
     assert (sum(sizes), max(sizes)) == (100_000, 16_384)
 
 
-def test_to_pause_and_resume_in_one_go() -> None:
-    """Nothing is lost, and reading goes on."""
+def test_pause_and_resume_in_one_call() -> None:
+    """Pausing and resuming in the same call loses no data, and reading continues."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
 
@@ -491,8 +491,8 @@ def test_to_pause_and_resume_in_one_go() -> None:
     assert (inner.received, pair.below.reading) == (b"x" * 100_000, True)
 
 
-def test_a_client_that_does_not_read_is_not_read() -> None:
-    """Echo stops when its answers are not taken, with a bounded rest, and goes on when they are."""
+def test_client_that_does_not_read_is_not_read() -> None:
+    """Echo pauses its input while its output is not sent, with bounded buffers, and then continues."""
     pair = TlsPair(EchoProtocol(), room=100_000).handshake()
     data = bytes(range(256)) * 1600
     wire = pair.client.send(data)
@@ -512,7 +512,7 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
 
 
 def test_chargen_waits_for_its_client() -> None:
-    """A pull producer is asked again when the transport has room, not before."""
+    """A pull producer is called again only when the transport has room."""
     pair = TlsPair(ChargenProtocol(), room=0).handshake()
     pair.turn()
     first = len(pair.client.received)
@@ -529,11 +529,11 @@ def test_chargen_waits_for_its_client() -> None:
     assert pair.client.got_close_notify
 
 
-# Handshakes that fail.
+# Failed handshakes
 
 
 def test_plain_http_at_a_tls_port() -> None:
-    """The log gets a clear word; the client gets an alert and time to read it."""
+    """The failure has a clear reason; the client gets an alert and time to read it."""
     inner = Plain()
     pair = TlsPair(inner)
     pair.feed(b"GET / HTTP/1.1\r\n\r\n")
@@ -545,11 +545,11 @@ def test_plain_http_at_a_tls_port() -> None:
     assert not pair.below.reading
     pair.clock.advance(LINGER_SECONDS)
     assert [*lost, pair.below.lost] == ["", "done"]
-    assert (inner.told, pair.counters.handshakes_failed) == ([], {"tls": 1})
+    assert (inner.calls, pair.counters.handshakes_failed) == ([], {"tls": 1})
 
 
-def test_a_failed_handshake_ends_with_the_client() -> None:
-    """If the client closes after the alert, the connection closes without waiting any longer."""
+def test_client_closes_after_a_failed_handshake() -> None:
+    """If the client closes after the alert, the connection is closed at once."""
     pair = TlsPair()
     pair.feed(b"hello, is anybody there?")
     pair.tls.readConnectionLost()
@@ -557,7 +557,7 @@ def test_a_failed_handshake_ends_with_the_client() -> None:
     assert not pair.clock.getDelayedCalls() or pair.clock.getDelayedCalls()[0].getTime() == HANDSHAKE_SECONDS
 
 
-def test_a_client_that_does_not_trust_us() -> None:
+def test_client_does_not_trust_the_certificate() -> None:
     """The client's alert fails the handshake."""
     pair = TlsPair(client=TlsClient(trusts=False))
     with pytest.raises(SSL.Error):
@@ -569,8 +569,8 @@ def test_a_client_that_does_not_trust_us() -> None:
     assert pair.tls.failure_text == "tlsv1 alert unknown ca"
 
 
-def test_a_client_without_the_certificate_it_needs() -> None:
-    """It gets an alert with the reason."""
+def test_client_without_a_required_certificate() -> None:
+    """The client gets an alert with the reason."""
     pair = TlsPair(tls_client_ca="/c/clients")
     with pytest.raises(SSL.Error) as failure:
         pair.handshake()
@@ -578,18 +578,18 @@ def test_a_client_without_the_certificate_it_needs() -> None:
     assert pair.tls.failure_text == "peer did not return a certificate"
 
 
-def test_a_client_with_a_name_that_is_not_wanted() -> None:
-    """It is refused after its handshake, with a closure alert."""
+def test_client_with_another_name() -> None:
+    """A client that is not in tls_client_names is refused after its handshake, with a closure alert."""
     inner = Plain()
     pair = TlsPair(inner, TlsClient(ANNA), tls_client_ca="/c/clients", tls_client_names="berta.example.org").handshake()
     assert "tls_client_names" in pair.tls.failure_text
-    assert (pair.client.got_close_notify, inner.told, pair.tls.version) == (True, [], "")
+    assert (pair.client.got_close_notify, inner.calls, pair.tls.version) == (True, [], "")
     assert pair.counters.handshakes_failed == {"client": 1}
 
 
 @pytest.mark.parametrize("how", ["end", "loss"])
-def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
-    """It counts as a failure, except for a client that has sent nothing, as a port scan does."""
+def test_client_closes_in_its_handshake(how: str) -> None:
+    """This counts as a failure, except if the client has sent nothing, as in a port scan."""
     for wire, text in ((b"", ""), (b"\x16\x03\x01", "the client has closed" if how == "end" else "connection lost")):
         pair = TlsPair()
         pair.feed(wire)
@@ -602,16 +602,16 @@ def test_a_client_that_leaves_in_the_handshake(how: str) -> None:
         assert pair.counters.handshakes_failed == ({"closed": 1} if text else {})
 
 
-def test_a_client_that_takes_its_leave_in_the_handshake() -> None:
-    """Its closure alert ends it."""
+def test_closure_alert_in_the_handshake() -> None:
+    """A closure alert during the handshake fails it."""
     pair = TlsPair(client=TlsClient(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION)))
     pair.exchange()
     pair.feed(b"\x15\x03\x03\x00\x02\x01\x00")
     assert (pair.below.lost, pair.tls.failure_text) == ("done", "the client has closed")
 
 
-def test_a_handshake_takes_its_time_at_most() -> None:
-    """Each is ended 30 seconds after it began, by one timer for all; those that are done stay."""
+def test_handshake_timeout() -> None:
+    """Each handshake is ended after 30 seconds, with one timer for all; completed ones are not affected."""
     first = TlsPair()
     handshakes = first.tls._handshakes
     clock = first.clock
@@ -631,8 +631,8 @@ def test_a_handshake_takes_its_time_at_most() -> None:
     assert not clock.getDelayedCalls()
 
 
-def test_a_handshake_gives_way_to_another_connection() -> None:
-    """The one that began first does, after half a second; one that is done does not."""
+def test_eviction_of_handshakes() -> None:
+    """The oldest handshake is evicted if it is older than 0.5 s; a completed one is not."""
     pair = TlsPair()
     handshakes = pair.tls._handshakes
     pair.clock.advance(0.4)
@@ -649,8 +649,8 @@ def test_a_handshake_gives_way_to_another_connection() -> None:
     assert not done.tls._handshakes.evict()
 
 
-def test_a_service_that_wants_no_connection() -> None:
-    """The client gets a closure alert."""
+def test_factory_without_a_protocol() -> None:
+    """If buildProtocol() returns None, the client gets a closure alert."""
     pair = TlsPair()
     pair.tls._build_inner = lambda: None
     pair.handshake()
@@ -659,8 +659,8 @@ def test_a_service_that_wants_no_connection() -> None:
 
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError("no luck"), SystemExit(3)])
-def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None:
-    """What it raises is the reason for the log, and the end of this connection alone."""
+def test_exception_of_the_factory(raised: BaseException) -> None:
+    """An exception of buildProtocol() is the failure_text, and ends this connection only."""
 
     def build() -> None:
         raise raised
@@ -673,8 +673,8 @@ def test_a_service_that_can_not_make_its_protocol(raised: BaseException) -> None
 
 
 @pytest.mark.parametrize("when", ["made", "later"])
-def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
-    """KeyboardInterrupt gets through the service's protocol to the daemon, when it is made and when it goes on."""
+def test_keyboard_interrupt_reaches_the_daemon(when: str) -> None:
+    """A KeyboardInterrupt in the inner protocol reaches the daemon: in its creation, and with pending input."""
 
     def interrupted(*_arguments: object) -> None:
         raise KeyboardInterrupt
@@ -696,11 +696,11 @@ def test_ctrl_c_is_not_the_connection_s(when: str) -> None:
         assert not pair.tls.inner_raised
 
 
-# What goes wrong later.
+# Errors after the handshake
 
 
-def test_what_is_no_tls_ends_the_connection() -> None:
-    """A record that does not hold what it should is a loss for the inner protocol, and has a reason for the log."""
+def test_invalid_record() -> None:
+    """An invalid record ends the connection with ConnectionLost for the inner protocol, and with a failure_text."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.write(b"waits, and can't be sent any more")
@@ -713,8 +713,8 @@ def test_what_is_no_tls_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
-    """After a failed write the connection closes without waiting for it."""
+def test_encryption_error(size: int) -> None:
+    """After an error of OpenSSL in a write the connection is closed at once."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
 
@@ -728,8 +728,8 @@ def test_what_can_not_be_encrypted_ends_the_connection(size: int) -> None:
     assert isinstance(inner.reason, ConnectionLost)
 
 
-def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:
-    """Its exceptions reach the caller, as without TLS."""
+def test_exception_of_the_inner_protocol() -> None:
+    """Exceptions in dataReceived() reach the transport, as without TLS."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.dataReceived = lambda _data: 1 / 0  # type: ignore[method-assign,assignment]
@@ -737,8 +737,8 @@ def test_a_mistake_of_the_inner_protocol_is_the_transports_matter() -> None:
         pair.exchange(b"x")
 
 
-def test_a_mistake_with_input_that_waited() -> None:
-    """There is no caller then: the exception is logged, and the connection ends."""
+def test_exception_with_pending_input() -> None:
+    """Without a call of the transport the exception is logged, and the connection is aborted."""
     inner = Plain()
     pair = TlsPair(inner).handshake()
     inner.transport.pauseProducing()
@@ -751,8 +751,8 @@ def test_a_mistake_with_input_that_waited() -> None:
     assert log.failures[0].check(ZeroDivisionError)
 
 
-def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
-    """OpenSSL answers each key update, so a client that reads none of the answers is ended."""
+def test_too_many_key_updates() -> None:
+    """OpenSSL answers each key update; the connection of a client that reads no answer is aborted."""
 
     class Chatty:
         """OpenSSL connection with records to send after any input."""
@@ -761,7 +761,7 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
             self.said = b"y" * len(data)
 
         def decrypt(self) -> None:
-            """Nothing for the protocol."""
+            """Return no plaintext."""
 
         def read_records(self) -> bytes:
             said, self.said = self.said, b""
@@ -777,7 +777,7 @@ def test_a_client_that_asks_for_endless_answers_of_tls() -> None:
 
 
 def test_a_long_certificate() -> None:
-    """The tickets that end a handshake have the client's certificate in them, twice: that is no flood."""
+    """Session tickets with a long client certificate do not count as too many records."""
     anna = CLIENTS.sign("anna.example.org", *(f"{number}.a-long-name.of.many.example.org" for number in range(1000)))
     pair = TlsPair(Plain(), TlsClient(anna), tls_client_ca="/c/clients").handshake()
     assert len(pair.below.sent) > 65_536
@@ -785,8 +785,8 @@ def test_a_long_certificate() -> None:
     assert (pair.tls.version, pair.below.lost) == ("TLSv1.3", "")
 
 
-def test_who_aborts_hears_no_more() -> None:
-    """Not even what came in one piece with what made it abort."""
+def test_no_input_after_an_abort() -> None:
+    """After abortConnection() no input is delivered, not even from the same piece."""
 
     class Aborting(Plain):
         def dataReceived(self, data: bytes) -> None:
@@ -801,6 +801,6 @@ def test_who_aborts_hears_no_more() -> None:
     assert (inner.received, len(pair.below.sent)) == (b"one", sent)
 
 
-def test_the_reactor_calls_soon() -> None:
-    """svcd's reactor has call_soon(), which handshakes prefer to callLater(0)."""
+def test_call_soon() -> None:
+    """If the reactor has call_soon(), handshakes use it in place of callLater(0)."""
     assert callable(UvReactor.call_soon)

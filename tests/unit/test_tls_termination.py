@@ -1,4 +1,4 @@
-"""Clients with TLS whose handlers are processes, in memory: the test is the launcher client and the handler."""
+"""TLS clients of handler processes: the test is the launcher client and the handler."""
 
 from __future__ import annotations
 
@@ -42,41 +42,41 @@ CAT = "cat 7/tcp server=/bin/cat"
 class _Adopted(StreamDouble):
     """Transport of a descriptor, which stays open until its protocol has been notified of the end."""
 
-    def __init__(self, descriptor: int, family: int, protocol: Any) -> None:
+    def __init__(self, fd: int, family: int, protocol: Any) -> None:
         super().__init__(protocol, peer=LOCAL_PEER if family == socket.AF_UNIX else PEER)
-        self.sock = socket.socket(family, fileno=descriptor)
+        self.sock = socket.socket(family, fileno=fd)
         self.sock.setblocking(False)
 
     def getHandle(self) -> Any:
-        """The socket."""
+        """Return the socket."""
         return self.sock
 
     def lose(self, reason: Failure, word: str = "lost") -> None:
-        """The connection ends."""
+        """End the connection."""
         super().lose(reason, word)
         self.sock.close()
 
 
 class _Reactor(FakeReactor):
-    """Has transports of its own for connected sockets.
+    """Reactor with transports for connected sockets.
 
     Attributes:
-        late: whether protocols are told of them in the next turn.
-        mistake: raised instead, if there is one.
+        late: whether makeConnection() is called in the next turn.
+        error: raised instead, if it is not None.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.adopted: list[_Adopted] = []
         self.late = False
-        self.mistake: OSError | None = None
+        self.error: OSError | None = None
 
-    def adoptStream(self, descriptor: int, _name: Any, family: int, protocol: Any, _relay: Any = None) -> None:
-        """Make one."""
-        if self.mistake is not None:
-            os.close(descriptor)
-            raise self.mistake
-        transport = _Adopted(descriptor, family, protocol)
+    def adoptStream(self, fd: int, _sockaddr: Any, family: int, protocol: Any, _proxy_header: Any = None) -> None:
+        """Connect a protocol to a descriptor."""
+        if self.error is not None:
+            os.close(fd)
+            raise self.error
+        transport = _Adopted(fd, family, protocol)
         self.adopted.append(transport)
         if self.late:
             self.callLater(0, protocol.makeConnection, transport)
@@ -84,8 +84,8 @@ class _Reactor(FakeReactor):
             protocol.makeConnection(transport)
 
 
-class _Link:
-    """What a keeper asks of its link."""
+class _FakeLauncherClient:
+    """LauncherClient that keeps connections until the test starts their processes."""
 
     full = False
     ready, failing = True, False
@@ -94,25 +94,25 @@ class _Link:
         self.waiting: dict[int, tuple[bytes, socket.socket]] = {}
         self.signals: list[tuple[int, int]] = []
 
-    def start(self, number: int, environment: bytes, descriptor: int) -> None:
-        self.waiting[number] = environment, socket.socket(fileno=descriptor)
+    def start(self, connection_id: int, environment: bytes, fd: int) -> None:
+        self.waiting[connection_id] = environment, socket.socket(fileno=fd)
 
-    def drop(self, number: int) -> bool:
-        found = self.waiting.pop(number, None)
+    def drop(self, connection_id: int) -> bool:
+        found = self.waiting.pop(connection_id, None)
         if found is not None:
             found[1].close()
         return found is not None
 
-    def signal(self, number: int, number_of_signal: int) -> None:
-        self.signals.append((number, number_of_signal))
+    def signal(self, connection_id: int, signal_number: int) -> None:
+        self.signals.append((connection_id, signal_number))
 
 
 class _Client:
-    """A client, and both transports of its connection.
+    """A client and the transports of its connection.
 
     Attributes:
-        below: the client's transport.
-        handler: the socket that the handler has.
+        below: the daemon's transport of the client's connection.
+        handler: the handler's end of the pair of sockets.
     """
 
     def __init__(self, daemon: _Daemon, tls: TlsClient) -> None:
@@ -123,7 +123,7 @@ class _Client:
         self._delivered = 0
 
     def send(self, data: bytes = b"", *, ends: bool = False) -> _Client:
-        """Send data and take the answers."""
+        """Send data, and receive the answers."""
         wire = self.tls.send(data, ends=ends)
         if wire and not self.below.lost:
             self.below.bytes_in += len(wire)
@@ -131,14 +131,14 @@ class _Client:
         return self.receive()
 
     def receive(self) -> _Client:
-        """Take what was sent since."""
+        """Receive the data that was sent since the last call."""
         self._daemon.reactor.advance(0)
         wire, self._delivered = self.below.sent[self._delivered :], len(self.below.sent)
         self.tls.receive(wire)
         return self
 
     def handshake(self) -> _Client:
-        """The handshake."""
+        """Do the handshake."""
         return self.send().send().send()
 
     @property
@@ -146,8 +146,8 @@ class _Client:
         """The daemon's end of the pair."""
         return self._daemon.reactor.adopted[self._daemon.reactor.adopted.index(self.below) + 1]
 
-    def handler_says(self, data: bytes = b"", *, ends: bool = False) -> None:
-        """Write as the handler; the client takes it."""
+    def handler_writes(self, data: bytes = b"", *, ends: bool = False) -> None:
+        """Write as the handler, and let the client receive it."""
         if data:
             self.pair.protocol.dataReceived(data)
         if ends:
@@ -156,14 +156,14 @@ class _Client:
 
 
 class _Daemon:
-    """A keeper, and everything around it."""
+    """A SpawnedTracker with TLS, and the objects that it uses."""
 
     def __init__(self, service: Service) -> None:
         self.reactor = _Reactor()
         self.lines: list[str] = []
         self.names = FakeResolver()
         self.budget = DescriptorBudget(100, self.reactor)
-        self.launcher_client = _Link()
+        self.launcher_client = _FakeLauncherClient()
         files = FakeFiles({**FILES, "/c/welcome": b"welcome\n"})
         log_writer = LogWriter(list_sink(self.lines), TextFormat(stamped=False))
         context = ConnectionContext(
@@ -184,7 +184,7 @@ class _Daemon:
         self.listener = socket.create_server(("127.0.0.1", 0))
 
     def take(self) -> _Adopted:
-        """A connection comes; its transport."""
+        """Accept a connection; return its transport."""
         with socket.create_connection(self.listener.getsockname()):
             accepted, name = self.listener.accept()
         before = len(self.reactor.adopted)
@@ -197,7 +197,7 @@ class _Daemon:
         return self._clients[-1]
 
     def serve(self, tls: TlsClient | None = None) -> _Client:
-        """Connect a client, do its handshake and start its handler, whose number is that of the connection."""
+        """Connect a client, do its handshake and start its handler."""
         client = self.connect(tls).handshake()
         number = len(self._clients)
         _, client.handler = self.launcher_client.waiting.pop(number)
@@ -205,16 +205,16 @@ class _Daemon:
         return client
 
     def fields(self, event: str) -> dict[str, str]:
-        """Of the one line of an event."""
+        """Return the fields of the only line of an event."""
         (line,) = [line for line in self.lines if line.startswith(event + " ")]
         return dict(word.partition("=")[::2] for word in line.split()[1:])
 
     def events(self) -> list[str]:
-        """Of the lines."""
+        """Return the events of the lines."""
         return [line.split()[0] for line in self.lines]
 
     def close(self) -> None:
-        """Close what the test left."""
+        """Close the remaining sockets."""
         for number in list(self.launcher_client.waiting):
             self.launcher_client.drop(number)
         for client in self._clients:
@@ -227,7 +227,7 @@ class _Daemon:
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., _Daemon]]:
-    """Make a daemon with a service."""
+    """Function that creates a tracker for options of a service."""
     made: list[_Daemon] = []
 
     def make(**options: str) -> _Daemon:
@@ -244,11 +244,11 @@ def _lose(transport: StreamDouble, cause: Exception) -> None:
         transport.lose(Failure(cause))
 
 
-def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> None:
-    """One number, one accept line with the process and the TLS, one end line with what went over the wire."""
+def test_log_lines(started: Callable[..., _Daemon]) -> None:
+    """A connection has one id, one accept line with pid and TLS version, and one end line with the encrypted bytes."""
     daemon = started(log_on_success="PID,HOST,EXIT,TRAFFIC")
     client = daemon.connect()
-    # Its descriptor, and those of the pair that it is going to need.
+    # Its own descriptor, and those of the pair that it will need.
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     client.handshake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
@@ -258,7 +258,7 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     accept = daemon.fields("accept")
     assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
     client.send(b"question")
-    client.handler_says(b"answer", ends=True)
+    client.handler_writes(b"answer", ends=True)
     daemon.tracker.process_ended(Ended(1, 3 << 8, 0.25, 0.125))
     assert client.tls.got_close_notify
     assert daemon.events() == ["accept"]
@@ -272,8 +272,8 @@ def test_a_connection_is_one_to_everybody(started: Callable[..., _Daemon]) -> No
     assert not daemon.reactor.getDelayedCalls()
 
 
-def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _Daemon]) -> None:
-    """Its environment has the client's address, TLS and certificate; the log has them as well."""
+def test_environment_of_the_handler(started: Callable[..., _Daemon]) -> None:
+    """The environment has the client's address, TLS parameters and certificate; the log has them as well."""
     daemon = started(tls_client_ca="/c/clients")
     daemon.serve(TlsClient(ANNA))
     client = daemon.connect(TlsClient(ANNA)).handshake()
@@ -292,8 +292,8 @@ def test_the_handler_knows_what_the_handshake_found_out(started: Callable[..., _
     assert (facts["tls"], facts["subject"], facts["in"]) == ("TLSv1.3", "CN=anna.example.org", client.below.bytes_in)
 
 
-def test_the_launcher_need_not_count() -> None:
-    """With TLS the daemon does; the launcher holds no socket, and programs are started the fast way."""
+def test_launcher_does_not_count_tls() -> None:
+    """With TLS the daemon counts the bytes: the launcher keeps no copy of the socket."""
     for service, holds in [
         (tls_service(CAT, log_on_success="TRAFFIC"), False),
         (service_of(f"{CAT} log_on_success=TRAFFIC"), True),
@@ -318,8 +318,8 @@ def test_no_process_without_a_handshake(started: Callable[..., _Daemon]) -> None
     assert daemon.tracker.counters.failures == 1
 
 
-def test_a_client_that_only_looks_in(started: Callable[..., _Daemon]) -> None:
-    """A client that connects and closes is no failure."""
+def test_client_without_data(started: Callable[..., _Daemon]) -> None:
+    """A client that connects and closes does not count as a failure."""
     daemon = started()
     daemon.connect().below.lose(Failure(ConnectionDone()))
     assert daemon.events() == ["accept", "end"]
@@ -327,21 +327,21 @@ def test_a_client_that_only_looks_in(started: Callable[..., _Daemon]) -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_what_comes_with_the_handshake_is_not_lost(started: Callable[..., _Daemon], late: bool) -> None:
-    """A client need not wait for its handler."""
+def test_data_with_the_end_of_the_handshake(started: Callable[..., _Daemon], late: bool) -> None:
+    """Data sent before the handler exists reaches it."""
     daemon = started()
     client = daemon.connect()
     daemon.reactor.late = late
     client.send()
-    # The end of the handshake and more in one piece.
+    # The end of the handshake and data in one piece.
     client.tls.receive(b"")
     client.send(b"early")
     client.send(b"bird")
     assert client.pair.sent == b"earlybird"
 
 
-def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> None:
-    """A client refused by name gets no handshake and no log entry; an accepted one is logged by its name."""
+def test_host_name_before_the_handshake(started: Callable[..., _Daemon]) -> None:
+    """A client refused by its host name gets no handshake and no accept line; an admitted one is logged with it."""
     daemon = started(only_from=".example.org", resolve="yes")
     for name in ("eve.example.net", "anna.example.org"):
         with socket.create_connection(daemon.listener.getsockname()) as client:
@@ -364,39 +364,39 @@ def test_a_name_comes_before_the_handshake(started: Callable[..., _Daemon]) -> N
     assert daemon.fields("accept")["host"] == "anna.example.org"
 
 
-def test_a_place_is_free_when_the_connection_is_over(started: Callable[..., _Daemon]) -> None:
-    """With one place the next client waits until the one before has all that its handler wrote, and is gone."""
+def test_slot_is_released_at_the_end_of_the_connection(started: Callable[..., _Daemon]) -> None:
+    """With instances=1 the next client waits until the client before has all its output and is closed."""
     daemon = started(instances="1", on_limit="queue")
     client = daemon.serve()
     assert not daemon.tracker.may_accept()
-    client.handler_says(b"bye", ends=True)
+    client.handler_writes(b"bye", ends=True)
     daemon.tracker.process_ended(Ended(1, 0))
     assert not daemon.tracker.may_accept()
     client.send(ends=True)
     assert daemon.tracker.may_accept()
 
 
-def test_a_banner_is_said_in_tls(started: Callable[..., _Daemon]) -> None:
-    """In the clear it would end the handshake."""
+def test_banner_is_encrypted(started: Callable[..., _Daemon]) -> None:
+    """The banner is sent after the handshake, encrypted."""
     daemon = started(banner="/c/welcome")
     client = daemon.connect().handshake()
     assert client.tls.received == b"welcome\n"
 
 
 @pytest.mark.parametrize("well", [True, False])
-def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon], well: bool) -> None:
-    """A closure alert or a FIN ends the handler's input, and it can answer; with both ended, all closes."""
+def test_answer_after_the_end_of_input(started: Callable[..., _Daemon], well: bool) -> None:
+    """A closure alert or FIN ends the handler's input, and it can answer; after both ends the connection closes."""
     daemon = started()
     client = daemon.serve()
-    # Else a transport closes at the FIN.
+    # Without half-close a transport closes at the FIN.
     assert all(IHalfCloseableProtocol.providedBy(each.protocol) for each in (client.below, client.pair))
     client.send(b"all", ends=well)
     if not well:
         client.below.protocol.readConnectionLost()
     assert (client.pair.sent, client.pair.write_closed, client.pair.lost) == (b"all", True, "")
-    client.handler_says(b"answer")
+    client.handler_writes(b"answer")
     assert client.tls.received == b"answer"
-    client.handler_says(ends=True)
+    client.handler_writes(ends=True)
     assert client.tls.got_close_notify
     assert (client.below.lost, client.pair.lost) == ("done", "done")
     assert daemon.events() == ["accept"]
@@ -404,18 +404,18 @@ def test_a_client_that_is_done_gets_its_answers(started: Callable[..., _Daemon],
     assert daemon.fields("end")["reason"] == "done"
 
 
-def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
+def test_handler_that_closes_its_output(started: Callable[..., _Daemon]) -> None:
     """A handler that has closed its output gets further input; its exit closes the connection."""
     daemon = started()
     client = daemon.serve()
-    client.handler_says(b"talk", ends=True)
+    client.handler_writes(b"talk", ends=True)
     assert client.tls.got_close_notify
     client.send(b"more")
     assert client.pair.sent == b"more"
     assert client.below.lost == ""
     daemon.tracker.process_ended(Ended(1, 0))
     assert client.pair.lost == "done"
-    # There is some time for the client to close.
+    # The client has some time to close.
     daemon.reactor.advance(LINGER_SECONDS - 0.1)
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
     client.send(b"nobody hears this")
@@ -423,8 +423,8 @@ def test_a_handler_that_only_listens(started: Callable[..., _Daemon]) -> None:
     assert (client.below.lost, daemon.events()) == ("done", ["accept", "end"])
 
 
-def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> None:
-    """Its end may be known before all that it wrote was read; a client that reads slowly gets it, too."""
+def test_last_output_of_a_handler_arrives(started: Callable[..., _Daemon]) -> None:
+    """Output that is unread at the exit of the handler arrives, also at a client that reads slowly."""
     daemon = started()
     client = daemon.serve()
     client.below.room = 10
@@ -434,7 +434,7 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     assert (client.below.lost, daemon.events()) == ("", ["accept"])
     client.below.drain()
     assert client.pair.reading
-    client.handler_says(b"last", ends=True)
+    client.handler_writes(b"last", ends=True)
     assert client.tls.received == b"x" * 50_000 + b"last"
     assert client.tls.got_close_notify
     client.below.drain()
@@ -443,8 +443,8 @@ def test_what_a_handler_wrote_last_arrives(started: Callable[..., _Daemon]) -> N
     assert daemon.events() == ["accept", "end"]
 
 
-def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) -> None:
-    """A handler that ends with input unread breaks its socket; what it wrote before arrives all the same."""
+def test_output_of_a_handler_that_leaves_input_unread(started: Callable[..., _Daemon]) -> None:
+    """A handler that exits with unread input resets its socket; its output before that arrives."""
     daemon = started()
     client = daemon.serve()
     client.send(b"a long question")
@@ -459,19 +459,19 @@ def test_an_answer_survives_an_unread_question(started: Callable[..., _Daemon]) 
     assert daemon.fields("end")["reason"] == "done"
 
 
-def test_an_end_that_overtakes_the_last_words(started: Callable[..., _Daemon]) -> None:
-    """Where the end is found while nothing is read, what was written before arrives all the same."""
+def test_end_of_output_while_paused(started: Callable[..., _Daemon]) -> None:
+    """If the end is reported while reading is paused, the output before it arrives."""
     daemon = started()
     client = daemon.serve()
     client.send(b"question")
     client.handler.sendall(b"answer")
-    client.handler_says(ends=True)
+    client.handler_writes(ends=True)
     assert client.tls.received == b"answer"
     assert client.tls.got_close_notify
 
 
-def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
-    """Its handler's socket is closed at once, and the end of the connection is logged after the handler's exit."""
+def test_client_resets(started: Callable[..., _Daemon]) -> None:
+    """The handler's socket is closed at once, and the end line is written after the handler's exit."""
     daemon = started()
     client = daemon.serve()
     client.below.lose(Failure(ConnectionLost()))
@@ -483,8 +483,8 @@ def test_a_client_that_resets(started: Callable[..., _Daemon]) -> None:
     assert daemon.fields("end")["exit"] == "SIGPIPE"
 
 
-def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemon]) -> None:
-    """Its handler can still read all that came, and write a little into the void meanwhile, but not for ever."""
+def test_handler_reads_input_after_the_client_closed(started: Callable[..., _Daemon]) -> None:
+    """The handler can still read all input, and its output is discarded up to a limit."""
     daemon = started()
     client = daemon.serve()
     client.pair.room = 10
@@ -502,29 +502,29 @@ def test_a_client_that_is_gone_is_heard_to_the_end(started: Callable[..., _Daemo
     assert second.pair.lost == "aborted"
 
 
-def test_each_reader_holds_back_the_other(started: Callable[..., _Daemon]) -> None:
-    """A deaf client stops its handler, a deaf handler its client."""
+def test_back_pressure(started: Callable[..., _Daemon]) -> None:
+    """A client that does not read pauses its handler, a handler that does not read pauses its client."""
     daemon = started()
     client = daemon.serve()
     client.below.room = client.pair.room = 10
-    client.handler_says(b"x" * 20_000)
+    client.handler_writes(b"x" * 20_000)
     assert not client.pair.reading
     client.below.drain()
     assert client.pair.reading
     client.send(b"x" * 20_000)
     assert not client.below.reading
     for _ in range(2):
-        # A record at a time.
+        # One record at a time.
         client.pair.drain()
         daemon.reactor.advance(0)
     assert client.below.reading
 
 
-def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemon]) -> None:
-    """It costs no memory and soon no time, and is closed."""
+def test_client_sends_after_the_exit_of_its_handler(started: Callable[..., _Daemon]) -> None:
+    """Its data is discarded up to a limit; then it is not read any more, and it is closed."""
     daemon = started()
     client = daemon.serve()
-    client.handler_says(ends=True)
+    client.handler_writes(ends=True)
     daemon.tracker.process_ended(Ended(1, 0))
     client.send(b"x" * 65_536)
     assert client.below.reading
@@ -534,12 +534,12 @@ def test_a_client_that_goes_on_when_nobody_listens(started: Callable[..., _Daemo
     assert client.below.lost == "done"
 
 
-def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
-    """No memory has to wait until garbage is looked for."""
+def test_ended_connections_are_freed(started: Callable[..., _Daemon]) -> None:
+    """Ended connections are freed without the garbage collector."""
     daemon = started()
     client = daemon.serve()
     daemon.tracker.process_ended(Ended(1, 0))
-    client.handler_says(b"bye", ends=True)
+    client.handler_writes(b"bye", ends=True)
     client.send(ends=True)
     assert daemon.events() == ["accept", "end"]
     gc.collect()
@@ -557,7 +557,7 @@ def test_what_is_over_leaves_nothing(started: Callable[..., _Daemon]) -> None:
 
 
 def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
-    """There is no process to be ended."""
+    """A connection in its handshake is closed; there is no process to end."""
     daemon = started()
     client = daemon.connect()
     client.send()
@@ -568,7 +568,7 @@ def test_kicked_in_the_handshake(started: Callable[..., _Daemon]) -> None:
 
 
 def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> None:
-    """A reactor may make the transport in its next iteration only."""
+    """A connection is closed although its transport is made in the next iteration of the reactor."""
     daemon = started()
     daemon.reactor.late = True
     client = daemon.connect()
@@ -580,8 +580,8 @@ def test_kicked_before_there_is_a_transport(started: Callable[..., _Daemon]) -> 
     assert daemon.budget.open == 0
 
 
-def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemon]) -> None:
-    """A connection in its handshake is closed."""
+def test_drain_closes_handshakes(started: Callable[..., _Daemon]) -> None:
+    """drain() closes connections in their handshakes, and waits for handlers."""
     daemon = started()
     client = daemon.serve()
     shaking = daemon.connect()
@@ -593,13 +593,13 @@ def test_a_drained_service_waits_for_handlers_only(started: Callable[..., _Daemo
 
 @pytest.mark.parametrize("taken", [True, False])
 def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> None:
-    """The handler is killed as any; its last output arrives, if the client takes it in time."""
+    """The handler gets SIGTERM; its last output arrives if the client reads it in time."""
     daemon = started()
     client = daemon.serve()
     daemon.tracker.connections[1].abort("kicked")
     assert (daemon.launcher_client.signals, client.below.lost) == ([(1, signal.SIGTERM)], "")
     client.below.room = 10
-    client.handler_says(b"good bye, and thank you", ends=True)
+    client.handler_writes(b"good bye, and thank you", ends=True)
     daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
     assert client.tls.received == b"good bye, and thank you"
     if taken:
@@ -611,12 +611,12 @@ def test_kicked_with_a_handler(started: Callable[..., _Daemon], taken: bool) -> 
     assert (end["reason"], end["exit"]) == ("kicked", "SIGTERM")
 
 
-def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> None:
-    """A client that does not read the last output does not stay for ever."""
+def test_idle_timeout_after_the_exit_of_the_handler(started: Callable[..., _Daemon]) -> None:
+    """A client that does not read the last output is closed after idle_timeout."""
     daemon = started(idle_timeout="60s")
     client = daemon.serve()
     client.below.room = 10
-    client.handler_says(b"you never read this", ends=True)
+    client.handler_writes(b"you never read this", ends=True)
     daemon.tracker.process_ended(Ended(1, 0))
     daemon.reactor.pump([1.0] * 70)
     assert client.below.lost == "aborted"
@@ -624,8 +624,8 @@ def test_kicked_when_its_handler_has_ended(started: Callable[..., _Daemon]) -> N
     assert (end["reason"], end["exit"]) == ("idle", "0")
 
 
-def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daemon]) -> None:
-    """It had its time."""
+def test_client_of_a_killed_handler_is_closed_at_once(started: Callable[..., _Daemon]) -> None:
+    """After SIGKILL the connection is closed without waiting for the client."""
     daemon = started()
     client = daemon.serve()
     daemon.tracker.connections[1].abort("kicked")
@@ -635,15 +635,15 @@ def test_a_killed_handlers_client_is_closed_at_once(started: Callable[..., _Daem
     assert daemon.fields("end")["reason"] == "kicked"
 
 
-@pytest.mark.parametrize("shaken", [False, True])
-def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shaken: bool) -> None:
-    """The handshake does not count as input, so first_byte_timeout limits it as well."""
+@pytest.mark.parametrize("handshake_done", [False, True])
+def test_first_byte_timeout_ignores_the_handshake(started: Callable[..., _Daemon], handshake_done: bool) -> None:
+    """The handshake does not count as input, so that first_byte_timeout applies to it as well."""
     daemon = started(first_byte_timeout="5s")
-    client = daemon.serve() if shaken else daemon.connect().send()
+    client = daemon.serve() if handshake_done else daemon.connect().send()
     daemon.reactor.pump([0.5] * 12)
-    if shaken:
+    if handshake_done:
         assert daemon.launcher_client.signals == [(1, signal.SIGTERM)]
-        client.handler_says(ends=True)
+        client.handler_writes(ends=True)
         daemon.tracker.process_ended(Ended(1, signal.SIGTERM))
         client.send(ends=True)
     assert daemon.fields("end")["reason"] == "first_byte"
@@ -653,7 +653,7 @@ def test_the_first_byte_is_the_clients_own(started: Callable[..., _Daemon], shak
 def test_without_descriptors_there_is_no_handler(
     started: Callable[..., _Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's connection closes cleanly, and the log has the reason."""
+    """Without descriptors for the pair the connection is closed cleanly, and the fail line has the reason."""
     daemon = started()
     client = daemon.connect()
 
@@ -670,11 +670,11 @@ def test_without_descriptors_there_is_no_handler(
     assert daemon.budget.open == 0
 
 
-def test_a_reactor_without_room_for_the_pair(started: Callable[..., _Daemon]) -> None:
-    """The same."""
+def test_error_in_adopting_the_pair(started: Callable[..., _Daemon]) -> None:
+    """If the reactor can't adopt the daemon's end, the connection is closed cleanly, and the reason is logged."""
     daemon = started()
     client = daemon.connect()
-    daemon.reactor.mistake = OSError(errno.ENOMEM, "no")
+    daemon.reactor.error = OSError(errno.ENOMEM, "no")
     client.handshake()
     assert daemon.fields("fail")["id"] == "1"
     client.send(ends=True)
@@ -682,23 +682,23 @@ def test_a_reactor_without_room_for_the_pair(started: Callable[..., _Daemon]) ->
     assert daemon.budget.open == 0
 
 
-def test_a_client_that_was_gone_at_once(started: Callable[..., _Daemon]) -> None:
-    """It is logged as one that has sent nothing."""
+def test_client_that_closes_at_once(started: Callable[..., _Daemon]) -> None:
+    """It is logged as a client that has sent nothing."""
     daemon = started()
-    daemon.reactor.mistake = OSError(errno.EINVAL, "no")
+    daemon.reactor.error = OSError(errno.EINVAL, "no")
     with pytest.raises(IndexError):
         daemon.connect()
     assert daemon.events() == ["accept", "end"]
     assert daemon.budget.open == 0
 
 
-def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> None:
-    """Its client gets a closure alert."""
+def test_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> None:
+    """The client gets a closure alert."""
     daemon = started()
     client = daemon.connect().handshake()
     daemon.launcher_client.drop(1)
     daemon.tracker.start_failed(1, errno.ENOENT)
-    client.handler_says(ends=True)
+    client.handler_writes(ends=True)
     assert client.tls.got_close_notify
     client.send(ends=True)
     assert daemon.events() == ["accept", "fail", "end"]
@@ -707,8 +707,8 @@ def test_a_handler_that_can_not_be_started(started: Callable[..., _Daemon]) -> N
 
 
 @pytest.mark.parametrize("gone", [False, True])
-def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _Daemon], gone: bool) -> None:
-    """Its input reaches the handler all the same; after a reset there is none."""
+def test_client_ends_before_the_pair_exists(started: Callable[..., _Daemon], gone: bool) -> None:
+    """The input still reaches the handler, except after a reset."""
     daemon = started()
     client = daemon.connect()
     daemon.reactor.late = True
@@ -726,8 +726,8 @@ def test_a_client_that_is_done_before_the_pair_is_there(started: Callable[..., _
     assert daemon.launcher_client.waiting[1]
 
 
-def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
-    """The log has the reason, and its handler's socket is closed."""
+def test_invalid_record(started: Callable[..., _Daemon]) -> None:
+    """The fail line has the reason, and the handler's socket is closed."""
     daemon = started()
     client = daemon.serve()
     client.below.protocol.dataReceived(b"NONSENSE\r\n" * 10)
@@ -737,8 +737,8 @@ def test_a_client_that_breaks_tls(started: Callable[..., _Daemon]) -> None:
     assert daemon.events() == ["accept", "fail", "end"]
 
 
-def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> None:
-    """Open connections stay as they are; new ones are handed over in the clear, or begin a handshake."""
+def test_reload_applies_to_new_connections(started: Callable[..., _Daemon]) -> None:
+    """Open connections keep TLS or plain text; new ones are handed over at once, or begin a handshake."""
     daemon = started()
     client = daemon.serve()
     plain = service_of(CAT)
@@ -750,5 +750,5 @@ def test_a_reload_is_about_those_who_come(started: Callable[..., _Daemon]) -> No
     assert b"SSL_" not in daemon.launcher_client.waiting[2][0]
     client.send(b"still here")
     assert client.pair.sent == b"still here"
-    client.handler_says(b"yes")
+    client.handler_writes(b"yes")
     assert client.tls.received == b"yes"

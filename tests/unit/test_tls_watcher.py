@@ -1,4 +1,4 @@
-"""The watch over certificates: what changes on disk comes into use, and nothing worse ever does."""
+"""CertificateWatcher: changed files are put into use if they are valid."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SOON = CA.sign("a.example", expires=CA.now + timedelta(days=20, minutes=1))
 LATER = CA.sign("a.example")
 
 
-class _World:
-    """A watch over one service, on a clock, over files that a test changes."""
+class _Watched:
+    """A CertificateWatcher for one service, a clock, and files that a test changes."""
 
     def __init__(self, options: str = "tls_cert=/c/a tls_key=/c/b", folders: tuple[str, ...] = ()) -> None:
         contents = {"/c/a": LATER.pem, "/c/b": LATER.key_pem, "/c/a.example.pem": LATER.bundle}
@@ -37,25 +37,25 @@ class _World:
         self.watch = CertificateWatcher(self.clock, self.servers, self.changed, self.wall)
 
     def wall(self) -> float:
-        """The clock began NOW."""
+        """Return the time of day; the clock starts at NOW."""
         return NOW + self.clock.seconds()
 
     def servers(self) -> list[ServerTls]:
-        """The one, if it is served."""
+        """Return the TLS of the services, unless they are not served."""
         return [self.server, *self.others] if self.served else []
 
     def changed(self) -> None:
-        """Count."""
+        """Count the call."""
         self.changes += 1
 
-    def look(self, times: int = 1) -> None:
-        """Let the watch look."""
+    def check(self, times: int = 1) -> None:
+        """Advance the clock by intervals of checks."""
         for _ in range(times):
             self.clock.advance(CHECK_SECONDS)
 
     @property
     def serial(self) -> int:
-        """Of the certificate that is in use."""
+        """The serial number of the certificate in use."""
         return _serial(self.server)
 
 
@@ -69,39 +69,39 @@ def _texts(events: list[LogEvent]) -> list[str]:
     return [event["text"] for event in events]
 
 
-def test_a_new_certificate_comes_into_use() -> None:
-    """Certificate and key are put into use when both have stopped changing; it is logged."""
-    world = _World()
-    world.watch.start()
-    world.look(3)
+def test_new_certificate_is_put_into_use() -> None:
+    """Certificate and key are put into use once both have stopped changing, which is logged."""
+    watched = _Watched()
+    watched.watch.start()
+    watched.check(3)
     new = CA.sign("a.example")
     with LogCatcher() as log:
-        world.files.put("/c/a", new.pem)
-        world.look()
-        world.files.put("/c/b", new.key_pem)
-        world.look()
-        assert world.serial == LATER.certificate.serial_number
-        world.look()
-        assert world.serial == new.certificate.serial_number
-        world.look(3)
+        watched.files.put("/c/a", new.pem)
+        watched.check()
+        watched.files.put("/c/b", new.key_pem)
+        watched.check()
+        assert watched.serial == LATER.certificate.serial_number
+        watched.check()
+        assert watched.serial == new.certificate.serial_number
+        watched.check(3)
     assert not log.named("problem")
     (event,) = log.named("certificate")
     expires = f"{new.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     assert (event["service"], event["file"], event["expires"], event["count"]) == ("echo/tcp", "/c/a", expires, 1)
-    assert world.changes == 1
-    world.watch.stop()
-    assert not world.clock.getDelayedCalls()
+    assert watched.changes == 1
+    watched.watch.stop()
+    assert not watched.clock.getDelayedCalls()
 
 
-def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
-    """The old one stays in use; the reason is logged once, and again after the next change."""
-    world = _World()
-    world.watch.start()
+def test_invalid_certificate_is_not_put_into_use() -> None:
+    """The old certificate stays in use; the reason is logged once, and again after the next change."""
+    watched = _Watched()
+    watched.watch.start()
     with LogCatcher() as log:
-        world.files.put("/c/a", SOON.pem)
-        world.look(10)
-        world.files.put("/c/a", b"")
-        world.look(10)
+        watched.files.put("/c/a", SOON.pem)
+        watched.check(10)
+        watched.files.put("/c/a", b"")
+        watched.check(10)
     assert _texts(log.named("problem")) == [
         (
             "s:1:21: tls_cert: can't use /c/a with /c/b: the key is not that of the certificate; name the key that "
@@ -112,35 +112,35 @@ def test_a_certificate_that_cannot_be_used_changes_nothing() -> None:
             "-----BEGIN CERTIFICATE-----); echo/tcp goes on with what it had"
         ),
     ]
-    assert world.serial == LATER.certificate.serial_number
-    assert world.changes == 0
-    assert "there is no certificate in it" in str(*world.server.problems)
-    world.files.put("/c/a", LATER.pem)
+    assert watched.serial == LATER.certificate.serial_number
+    assert watched.changes == 0
+    assert "there is no certificate in it" in str(*watched.server.problems)
+    watched.files.put("/c/a", LATER.pem)
     with LogCatcher() as log:
-        world.look(10)
+        watched.check(10)
     assert not log.named("problem")
-    assert not world.server.problems
+    assert not watched.server.problems
 
 
-def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
-    """Each name has what it had until there is something better; that one has expired since is no news."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_client_ca=/c/ca tls_crl=/c/crl", ("/c",))
+def test_invalid_file_does_not_affect_others() -> None:
+    """Each name keeps its certificate until a valid one replaces it; the expiry of one in use is not a new problem."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_client_ca=/c/ca tls_crl=/c/crl", ("/c",))
     old = CA.sign("old.example", expires=CA.now + timedelta(minutes=1))
     for name, both in {"old": old, "bad": CA.sign("bad.example"), "next": CA.sign("next.example")}.items():
-        world.files.put(f"/c/{name}.example.pem", both.bundle)
-    world.watch.check_now()
-    world.clock.advance(3600)
-    before = dict(world.server._state.contexts.tls_files.named)
+        watched.files.put(f"/c/{name}.example.pem", both.bundle)
+    watched.watch.check_now()
+    watched.clock.advance(3600)
+    before = dict(watched.server._state.contexts.tls_files.named)
     newer = CA.sign("next.example")
-    world.files.put("/c/next.example.pem", newer.bundle)
-    world.files.put("/c/bad.example.pem", b"")
-    world.files.put("/c/a.example.pem", old.bundle)
-    world.files.put("/c/b.example.pem", CA.sign("c.example").bundle)
-    world.files.put("/c/none.example.pem", b"")
-    world.files.put("/c/crl", b"")
+    watched.files.put("/c/next.example.pem", newer.bundle)
+    watched.files.put("/c/bad.example.pem", b"")
+    watched.files.put("/c/a.example.pem", old.bundle)
+    watched.files.put("/c/b.example.pem", CA.sign("c.example").bundle)
+    watched.files.put("/c/none.example.pem", b"")
+    watched.files.put("/c/crl", b"")
     with LogCatcher() as log:
-        world.watch.check_now()
-    after = world.server._state.contexts.tls_files.named
+        watched.watch.check_now()
+    after = watched.server._state.contexts.tls_files.named
     assert after.keys() == before.keys()
     assert [name for name in after if after[name] is not before[name]] == ["next.example"]
     assert after["next.example"].chain == (newer.certificate,)
@@ -154,143 +154,143 @@ def test_one_bad_file_keeps_no_other_from_coming_into_use() -> None:
     assert len(log.named("certificate")) == 1
 
 
-def test_a_revocation_comes_into_use() -> None:
-    """As a certificate does."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
-    world.files.put("/c/crl", CA.crl(until=CA.now + timedelta(days=40)))
+def test_revocation_list_is_put_into_use() -> None:
+    """A changed revocation list is put into use as a certificate."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
+    watched.files.put("/c/crl", CA.crl(until=CA.now + timedelta(days=40)))
     with LogCatcher() as log:
-        world.watch.check_now()
-        world.watch.check_now()
+        watched.watch.check_now()
+        watched.watch.check_now()
     assert len(log.named("certificate")) == 1
 
 
-def test_who_says_that_all_is_there_need_not_wait() -> None:
-    """A reload takes in at once what has changed."""
-    world = _World()
-    world.watch.start()
+def test_check_now_does_not_wait() -> None:
+    """check_now(), called by a reload, puts changed files into use at once."""
+    watched = _Watched()
+    watched.watch.start()
     new = CA.sign("a.example")
-    world.files.put("/c/a", new.pem)
-    world.files.put("/c/b", new.key_pem)
-    world.watch.check_now()
-    assert world.serial == new.certificate.serial_number
+    watched.files.put("/c/a", new.pem)
+    watched.files.put("/c/b", new.key_pem)
+    watched.watch.check_now()
+    assert watched.serial == new.certificate.serial_number
 
 
-def test_files_that_can_be_read_no_more() -> None:
+def test_files_that_are_no_longer_readable() -> None:
     """After root is given up, unreadable files are logged at once, with a remedy; the old ones stay in use."""
-    world = _World()
-    # Another service with the same files is no reason to say it twice.
-    world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), world.files, world.wall))
+    watched = _Watched()
+    # With another service with the same files it is logged once.
+    watched.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/a tls_key=/c/b"), watched.files, watched.wall))
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/c/b")
-    world.files.put("/c/b", denied)
+    watched.files.put("/c/b", denied)
     text = (
         "/c/b can't be read again (Permission denied): what is in use stays until svcd is restarted; let the user that "
         "svcd runs as read it, or restart svcd when there is a new one"
     )
     with LogCatcher() as log:
-        world.watch.start()
+        watched.watch.start()
         assert _texts(log.named("problem")) == [text]
-        world.files.put("/c/a", SOON.pem)
-        world.look(10)
+        watched.files.put("/c/a", SOON.pem)
+        watched.check(10)
     assert _texts(log.named("problem")) == [text] * 2
-    assert world.serial == LATER.certificate.serial_number
+    assert watched.serial == LATER.certificate.serial_number
 
 
-def test_a_name_that_can_be_read_no_more() -> None:
-    """Of a directory with names the one that has changed is looked at, and all at the start."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
-    world.watch.start()
+def test_sni_file_that_is_no_longer_readable() -> None:
+    """In a tls_sni directory only changed files are read again; all are read at the start."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
+    watched.watch.start()
     path = "/c/b.example.pem"
-    world.files.put(path, CA.sign("b.example").bundle)
-    world.look(2)
+    watched.files.put(path, CA.sign("b.example").bundle)
+    watched.check(2)
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    world.files.put(path, denied)
+    watched.files.put(path, denied)
     with LogCatcher() as log:
-        world.look(10)
+        watched.check(10)
     (text,) = _texts(log.named("problem"))
     assert text.startswith(f"{path} can't be read again")
-    assert [each.file for each in world.server.certificates] == ["/c/a", "/c/a.example.pem", path]
+    assert [each.file for each in watched.server.certificates] == ["/c/a", "/c/a.example.pem", path]
 
 
-def test_a_certificate_for_another_name_comes_into_use() -> None:
-    """A file more or less in tls_sni is a change."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
-    world.watch.start()
-    world.files.put("/c/b.example.pem", CA.sign("b.example").bundle)
-    world.look(2)
-    assert [each.file for each in world.server.certificates] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
+def test_sni_file_is_added_and_removed() -> None:
+    """An added or removed file in tls_sni is a change."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_sni=/c", ("/c",))
+    watched.watch.start()
+    watched.files.put("/c/b.example.pem", CA.sign("b.example").bundle)
+    watched.check(2)
+    assert [each.file for each in watched.server.certificates] == ["/c/a", "/c/a.example.pem", "/c/b.example.pem"]
 
 
-def test_a_certificate_that_expires_soon() -> None:
-    """From tls_warn on the log warns once a day, with the first certificate and how many there are."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_warn=20d", ("/c",))
-    world.files.put("/c/a.example.pem", SOON.bundle)
-    world.server.prepare(world.server.service)()
+def test_expiry_warning() -> None:
+    """In the time of tls_warn before the expiry the log warns daily, with the first certificate and their number."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_sni=/c tls_warn=20d", ("/c",))
+    watched.files.put("/c/a.example.pem", SOON.bundle)
+    watched.server.prepare(watched.server.service)()
     expires = f"{SOON.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     with LogCatcher() as log:
-        world.watch.start()
+        watched.watch.start()
         assert not log.named("certificate-expires")
         for _ in range(21):
             for _ in range(12):
-                world.clock.advance(7200)
+                watched.clock.advance(7200)
     events = log.named("certificate-expires")
     assert [event["days"] for event in events] == [*range(19, -2, -1)]
     first = events[0]
     assert (first["file"], first["expires"], first["count"]) == ("/c/a.example.pem", expires, 1)
 
 
-def test_a_service_that_comes_with_an_old_certificate() -> None:
-    """Is warned of when it comes."""
-    world = _World()
-    world.watch.start()
-    world.look(3)
-    world.files.put("/c/soon", SOON.bundle)
-    world.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/soon"), world.files, world.wall))
+def test_expiry_warning_of_a_new_service() -> None:
+    """A new service with a certificate that expires soon is warned of at once."""
+    watched = _Watched()
+    watched.watch.start()
+    watched.check(3)
+    watched.files.put("/c/soon", SOON.bundle)
+    watched.others.append(ServerTls(service_of("upper 8/tcp tls_cert=/c/soon"), watched.files, watched.wall))
     with LogCatcher() as log:
-        world.watch.check_now()
+        watched.watch.check_now()
     assert [event["service"] for event in log.named("certificate-expires")] == ["upper/tcp"]
 
 
-def test_session_tickets_get_new_keys() -> None:
-    """Twice a day, so that an old ticket's key opens no more than half a day of TLS 1.2."""
-    world = _World()
-    world.watch.start()
+def test_ticket_keys_are_renewed() -> None:
+    """Ticket keys are renewed twice a day, so that one key decrypts TLS 1.2 of half a day at most."""
+    watched = _Watched()
+    watched.watch.start()
     contexts = set()
     for _ in range(48):
-        world.clock.advance(3600)
-        contexts.add(world.server.serverConnectionForTLS(None).get_context())
+        watched.clock.advance(3600)
+        contexts.add(watched.server.serverConnectionForTLS(None).get_context())
     assert len(contexts) == 5
 
 
-def test_without_tls_nobody_is_woken() -> None:
-    """The watch begins with the first service that has TLS, after a reload perhaps, and rests after the last."""
-    world = _World()
-    world.served = False
-    world.watch.start()
-    assert not world.clock.getDelayedCalls()
-    world.served = True
-    world.watch.check_now()
-    world.watch.check_now()
-    assert len(world.clock.getDelayedCalls()) == 1
-    world.served = False
-    world.look()
-    assert not world.clock.getDelayedCalls()
-    world.watch.stop()
+def test_no_timer_without_tls() -> None:
+    """The timer starts with the first service with TLS, also after a reload, and stops after the last one."""
+    watched = _Watched()
+    watched.served = False
+    watched.watch.start()
+    assert not watched.clock.getDelayedCalls()
+    watched.served = True
+    watched.watch.check_now()
+    watched.watch.check_now()
+    assert len(watched.clock.getDelayedCalls()) == 1
+    watched.served = False
+    watched.check()
+    assert not watched.clock.getDelayedCalls()
+    watched.watch.stop()
 
 
-def test_a_revocation_list_expires_as_certificates_do() -> None:
-    """The log warns each day, from tls_warn on or in the last third of its life, and of none that has no end."""
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
+def test_expiry_warning_of_a_revocation_list() -> None:
+    """The log warns daily, from tls_warn or in the last third of its validity, but not of a list without an end."""
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl")
     until = CA.now + timedelta(days=30)
     with LogCatcher() as log:
-        world.watch.start()
+        watched.watch.start()
         for _ in range(32 * 12):
-            world.clock.advance(7200)
+            watched.clock.advance(7200)
     events = log.named("certificate-expires")
-    # It lives for 31 days.
+    # It is valid for 31 days.
     assert [event["days"] for event in events] == [*range(10, -3, -1)]
     assert {(event["file"], event["expires"]) for event in events} == {("/c/crl", f"{until:%Y-%m-%dT%H:%M:%SZ}")}
-    world = _World("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl tls_warn=2d")
-    world.clock.advance(27 * 86_400)
-    assert world.server.expiring == []
-    world.clock.advance(86_401)
-    assert [held.file for held in world.server.expiring] == ["/c/crl"]
+    watched = _Watched("tls_cert=/c/a tls_key=/c/b tls_client_ca=/c/ca tls_crl=/c/crl tls_warn=2d")
+    watched.clock.advance(27 * 86_400)
+    assert watched.server.expiring == []
+    watched.clock.advance(86_401)
+    assert [held.file for held in watched.server.expiring] == ["/c/crl"]

@@ -1,4 +1,4 @@
-"""Wrapped connections with TLS: their log lines, their counters, and the effect of a reload."""
+"""TlsWrapper: log lines, counters, and the effect of a reload."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class _Echo(EchoProtocol):
     failure_text = ""
 
     def drain(self) -> None:
-        """Nothing is owed."""
+        """Close the connection."""
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
 
-class _Gates:
-    """A keeper with everything around it."""
+class _Wrappers:
+    """A TrackingFactory with TLS, and the objects that it uses."""
 
     def __init__(self, service: Service | None = None, *, as_json: bool = False, short: bool = False) -> None:
         service = service or tls_service()
@@ -76,7 +76,7 @@ class _Gates:
         return _Connection(self.tracker, TlsClient(certificate, **options), peer)
 
     def retune(self, service: Service) -> None:
-        """As a reload does."""
+        """Apply new options, as a reload does."""
         commit = self.side.prepare(service)
         commit()
         self.tracker.retune(service)
@@ -84,7 +84,7 @@ class _Gates:
 
 
 class _Connection:
-    """A client and its gate."""
+    """A client and its wrapper."""
 
     def __init__(self, tracker: Any, client: TlsClient, peer: IAddress) -> None:
         self.client = client
@@ -94,7 +94,7 @@ class _Connection:
         self._delivered = 0
 
     def send(self, data: bytes = b"", *, ends: bool = False) -> None:
-        """Send data and take the answers."""
+        """Send data, and receive the answers."""
         wire = self.client.send(data, ends=ends)
         self.below.bytes_in += len(wire)
         self.wrapper.dataReceived(wire)
@@ -102,7 +102,7 @@ class _Connection:
         self.client.receive(wire)
 
     def handshake(self) -> _Connection:
-        """The handshake."""
+        """Do the handshake."""
         self.send()
         self.send()
         self.send()
@@ -113,9 +113,9 @@ def _fields(line: str) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in line.split()[1:])
 
 
-def test_the_log_says_which_tls() -> None:
-    """The accept line waits for the handshake, and has the version of TLS; bytes are counted on the wire."""
-    wrappers = _Gates()
+def test_accept_line_has_the_version() -> None:
+    """The accept line waits for the handshake and has the TLS version; the end line counts encrypted bytes."""
+    wrappers = _Wrappers()
     connection = wrappers.connect()
     assert isinstance(connection.wrapper, TlsWrapper)
     assert wrappers.lines == []
@@ -134,9 +134,9 @@ def test_the_log_says_which_tls() -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_the_log_says_who_the_client_is(as_json: bool) -> None:
+def test_accept_line_has_the_subject(as_json: bool) -> None:
     """The accept line has the subject of the client's certificate; `-` without a certificate."""
-    wrappers = _Gates(tls_service(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
+    wrappers = _Wrappers(tls_service(tls_client_ca="/c/clients", tls_client="optional"), as_json=as_json)
     wrappers.connect(ANNA).handshake()
     wrappers.connect().handshake()
     found = [json.loads(line) if as_json else _fields(line) for line in wrappers.lines]
@@ -144,19 +144,22 @@ def test_the_log_says_who_the_client_is(as_json: bool) -> None:
     assert [each["subject"] for each in found] == wanted
 
 
-def test_a_log_without_clients_has_no_subject() -> None:
-    """Neither if the service's log leaves clients out, nor if the daemon shortens them; nor does svcctl show it."""
+def test_no_subject_without_clients_in_the_log() -> None:
+    """Without HOST, or with anonymized addresses, neither the log nor svcctl shows the subject."""
     options = {"tls_client_ca": "/c/clients"}
-    for wrappers in (_Gates(tls_service(**options, log_on_success="EXIT")), _Gates(tls_service(**options), short=True)):
+    for wrappers in (
+        _Wrappers(tls_service(**options, log_on_success="EXIT")),
+        _Wrappers(tls_service(**options), short=True),
+    ):
         connection = wrappers.connect(ANNA).handshake()
         assert "subject" not in wrappers.lines[0]
         assert "subject" not in connection.wrapper.info()
 
 
 @pytest.mark.parametrize("first", ["name", "handshake"])
-def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
-    """With resolve=yes it waits for both, whichever comes first."""
-    wrappers = _Gates(tls_service("echo 7/tcp resolve=yes"))
+def test_accept_line_waits_for_the_host_name(first: str) -> None:
+    """With resolve=yes the accept line waits for both handshake and host name, in any order."""
+    wrappers = _Wrappers(tls_service("echo 7/tcp resolve=yes"))
     connection = wrappers.connect()
     if first == "name":
         wrappers.names.answer("client.example")
@@ -171,9 +174,9 @@ def test_the_accept_line_waits_for_the_name_as_well(first: str) -> None:
     assert line.endswith(" tls=TLSv1.3")
 
 
-def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
-    """A connection reserves all its descriptors at once; they are counted by their owners later."""
-    wrappers = _Gates()
+def test_descriptors_are_reserved_during_the_handshake() -> None:
+    """A connection reserves all its descriptors at the accept; after the handshake they are counted when opened."""
+    wrappers = _Wrappers()
     share = wrappers.tracker.budget
     share.cost = 3
     connection = wrappers.connect()
@@ -187,18 +190,18 @@ def test_what_will_be_opened_is_counted_during_the_handshake() -> None:
     assert share.open == 0
 
 
-def test_a_protocol_may_say_why_it_has_ended() -> None:
-    """The end line has its word, and not that of what the transport saw."""
-    wrappers = _Gates()
+def test_end_reason_of_the_protocol() -> None:
+    """The end line has the end_reason of the protocol in place of the transport's reason."""
+    wrappers = _Wrappers()
     connection = wrappers.connect().handshake()
     connection.wrapper._protocol.inner.end_reason = "keepalive"
     connection.wrapper.connectionLost(Failure(ConnectionDone()))
     assert _fields(wrappers.lines[-1])["reason"] == "keepalive"
 
 
-def test_a_failed_handshake_has_a_line() -> None:
-    """It has the reason, the connection ends with reason=handshake, and both are counted."""
-    wrappers = _Gates()
+def test_failed_handshake_is_logged() -> None:
+    """The fail line has the reason, the end line has reason=handshake, and both are counted."""
+    wrappers = _Wrappers()
     connection = wrappers.connect()
     connection.wrapper.dataReceived(b"GET / HTTP/1.0\r\n\r\n")
     connection.wrapper.readConnectionLost()
@@ -210,9 +213,9 @@ def test_a_failed_handshake_has_a_line() -> None:
     assert (counters.failures, counters.ended, counters.handshakes_failed) == (1, {"handshake": 1}, {"tls": 1})
 
 
-def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
-    """A client that comes and goes without a word has no fail line, since many monitors do so."""
-    wrappers = _Gates()
+def test_client_without_data_is_not_a_failure() -> None:
+    """A client that closes without sending data, as many monitors do, has no fail line."""
+    wrappers = _Wrappers()
     wrappers.connect().wrapper.readConnectionLost()
     assert [line.split()[0] for line in wrappers.lines] == ["accept", "end"]
     assert _fields(wrappers.lines[1])["reason"] == "handshake"
@@ -223,8 +226,8 @@ def test_who_only_looks_whether_the_port_is_open_fails_nothing() -> None:
     ("how", "reason"), [("loss", "lost"), ("raised", "error"), ("failed", "failed"), ("broken", "failed")]
 )
 def test_other_ends(how: str, reason: str) -> None:
-    """After the handshake a connection ends as without TLS; what is no TLS any more is a failure."""
-    wrappers = _Gates()
+    """After the handshake the reasons are those without TLS; an invalid record is a failure."""
+    wrappers = _Wrappers()
     connection = wrappers.connect().handshake()
     tls = connection.wrapper._protocol
     if how == "broken":
@@ -237,9 +240,9 @@ def test_other_ends(how: str, reason: str) -> None:
     assert (wrappers.lines[1].split()[0] == "fail") == (reason == "failed")
 
 
-def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
-    """At a clean end of a UNIX socket poll(2) returns POLLHUP, which Twisted reports as a loss."""
-    wrappers = _Gates(tls_service("echo /run/e/unix"))
+def test_closure_alert_at_a_unix_socket() -> None:
+    """After a closure alert the end of a UNIX socket, which Twisted reports as ConnectionLost, has reason=done."""
+    wrappers = _Wrappers(tls_service("echo /run/e/unix"))
     connections = [wrappers.connect(peer=LOCAL_PEER).handshake() for _ in range(2)]
     connections[0].send(b"x")
     connections[1].wrapper._protocol.inner.readConnectionLost = lambda: None
@@ -250,9 +253,9 @@ def test_a_local_client_that_takes_its_leave_is_not_lost() -> None:
     assert ends == ["lost", "done"]
 
 
-def test_the_banner_is_said_in_tls() -> None:
-    """After the handshake, in front of everything."""
-    wrappers = _Gates(tls_service("echo 7/tcp banner=/c/welcome"))
+def test_banner_is_encrypted() -> None:
+    """The banner is sent after the handshake, before all other output."""
+    wrappers = _Wrappers(tls_service("echo 7/tcp banner=/c/welcome"))
     connection = wrappers.connect()
     assert connection.below.sent == b""
     connection.handshake()
@@ -260,16 +263,16 @@ def test_the_banner_is_said_in_tls() -> None:
     assert connection.client.received == b"welcome\nx"
 
 
-def test_who_is_refused_gets_no_handshake() -> None:
-    """Nor a text, which would be none in TLS."""
-    wrappers = _Gates(tls_service("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
+def test_refused_client_gets_no_handshake() -> None:
+    """A refused client gets neither a handshake nor a banner, which would be unencrypted."""
+    wrappers = _Wrappers(tls_service("echo 7/tcp no_access=192.0.2.0/24 banner_fail=/c/welcome"))
     assert wrappers.tracker.buildProtocol(PEER) is None
     assert wrappers.lines[0].split()[0] == "refuse"
 
 
-def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
-    """For first_byte_timeout the bytes of the handshake do not count."""
-    wrappers = _Gates()
+def test_first_byte_timeout_ignores_the_handshake() -> None:
+    """The bytes of the handshake do not count for first_byte_timeout."""
+    wrappers = _Wrappers()
     connection = wrappers.connect().handshake()
     assert connection.wrapper.traffic()[0] == 0
     connection.send(b"x")
@@ -277,8 +280,8 @@ def test_the_first_byte_is_the_first_behind_the_handshake() -> None:
 
 
 def test_first_byte_timeout_ends_a_handshake() -> None:
-    """As the deadline that it is."""
-    wrappers = _Gates(tls_service("echo 7/tcp first_byte_timeout=2s"))
+    """first_byte_timeout applies during the handshake."""
+    wrappers = _Wrappers(tls_service("echo 7/tcp first_byte_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     connection = wrappers.connect()
     connection.send()
@@ -288,9 +291,9 @@ def test_first_byte_timeout_ends_a_handshake() -> None:
     assert _fields(wrappers.lines[1])["reason"] == "first_byte"
 
 
-def test_idle_timeout_looks_at_the_wire() -> None:
-    """Whatever moves in TLS is a sign of life, and nothing else is."""
-    wrappers = _Gates(tls_service("echo 7/tcp idle_timeout=2s"))
+def test_idle_timeout_counts_encrypted_bytes() -> None:
+    """Any encrypted bytes reset idle_timeout, and nothing else does."""
+    wrappers = _Wrappers(tls_service("echo 7/tcp idle_timeout=2s"))
     wrappers.tracker.start_timeouts(wrappers.clock.callLater)
     talking, silent = wrappers.connect().handshake(), wrappers.connect().handshake()
     for _ in range(30):
@@ -301,9 +304,9 @@ def test_idle_timeout_looks_at_the_wire() -> None:
     assert _fields(wrappers.lines[-1])["reason"] == "idle"
 
 
-def test_a_handshake_that_is_never_done() -> None:
-    """It ends also without any timeout of the service, and the reason is logged."""
-    wrappers = _Gates()
+def test_handshake_timeout() -> None:
+    """A handshake is limited also without a timeout of the service, and the reason is logged."""
+    wrappers = _Wrappers()
     connection = wrappers.connect()
     connection.send()
     wrappers.clock.advance(30)
@@ -312,9 +315,9 @@ def test_a_handshake_that_is_never_done() -> None:
     assert _fields(wrappers.lines[2])["reason"] == "handshake"
 
 
-def test_what_is_known_of_a_connection() -> None:
-    """Its TLS and its client's subject, where the service asks for one."""
-    connection = _Gates(tls_service(tls_client_ca="/c/clients")).connect(ANNA)
+def test_info() -> None:
+    """info() has the TLS version, and the client's subject if the service requests certificates."""
+    connection = _Wrappers(tls_service(tls_client_ca="/c/clients")).connect(ANNA)
     facts = connection.wrapper.info()
     assert (facts["tls"], facts["state"]) == ("handshake", "handshake")
     facts = connection.handshake().wrapper.info()
@@ -323,9 +326,9 @@ def test_what_is_known_of_a_connection() -> None:
     assert facts["cipher"].startswith("TLS_AES_")
 
 
-def test_the_end_of_the_daemon() -> None:
-    """Handshakes are aborted; a protocol with drain() closes by itself, with a closure alert."""
-    wrappers = _Gates()
+def test_drain() -> None:
+    """drain() aborts handshakes; a protocol with drain() closes by itself, with a closure alert."""
+    wrappers = _Wrappers()
     shaking, shaken = wrappers.connect(), wrappers.connect().handshake()
     shaking.wrapper.drain()
     shaken.wrapper.drain()
@@ -335,12 +338,12 @@ def test_the_end_of_the_daemon() -> None:
     assert not [line for line in wrappers.lines if line.startswith("fail ")]
 
 
-def test_a_connection_leaves_nothing_behind() -> None:
-    """Its gate, its protocols and its TLS are let go without the help of the garbage collector."""
+def test_ended_connections_are_freed() -> None:
+    """Wrapper, protocols and TLS connection are freed without the garbage collector."""
     import gc
     import weakref
 
-    wrappers = _Gates()
+    wrappers = _Wrappers()
     gc.collect()
     gc.disable()
     try:
@@ -354,9 +357,9 @@ def test_a_connection_leaves_nothing_behind() -> None:
         gc.enable()
 
 
-def test_a_reload_turns_tls_on_and_off() -> None:
-    """New connections have what holds then; those that are open go on, and their lines are as they were begun."""
-    wrappers = _Gates(service_of("echo 7/tcp resolve=yes"))
+def test_reload_enables_and_disables_tls() -> None:
+    """The change applies to new connections; open ones stay as they are, and their lines have the same fields."""
+    wrappers = _Wrappers(service_of("echo 7/tcp resolve=yes"))
     plain = wrappers.connect()
     plain.wrapper.dataReceived(b"plain")
     wrappers.retune(tls_service("echo 7/tcp resolve=yes"))
@@ -373,9 +376,9 @@ def test_a_reload_turns_tls_on_and_off() -> None:
     assert [line.endswith(" tls=TLSv1.3") for line in accepted] == [False, True, False]
 
 
-def test_a_reload_with_another_certificate() -> None:
-    """New connections get it."""
-    wrappers = _Gates()
+def test_reload_with_another_certificate() -> None:
+    """New connections get the new certificate."""
+    wrappers = _Wrappers()
     wrappers.retune(tls_service(tls_min="1.3"))
     old = wrappers.connect(setup=lambda context: context.set_max_proto_version(SSL.TLS1_2_VERSION))
     with pytest.raises(SSL.Error, match="protocol version"):
