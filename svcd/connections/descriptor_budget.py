@@ -1,4 +1,4 @@
-"""The budget of file descriptors: how many each service may use, and what happens at the limit.
+"""The budget of file descriptors: the share of each service, and pauses and evictions at the limit.
 
 At the limit accept(2) fails while the client stays in the queue, so a server that only reports the error spins. Here
 the listeners are paused instead: the kernel keeps the clients in its queue, and no client is refused.
@@ -30,19 +30,19 @@ __all__ = ["DESCRIPTORS_EXHAUSTED", "RELIEF_SECONDS", "RESERVE", "RETRY_SECONDS"
 
 #: Descriptors reserved for uses other than connections: log files, name lookups, control, reload and upgrade.
 RESERVE = 64
-#: How many of these may be used by connections that were accepted before the listeners could be paused.
+#: Number of these that may be used by connections accepted before the listeners could be paused.
 SLACK = 16
-#: Time for which listeners are paused, in seconds. It bounds the cost of pauses when connections come and go at the
-#: limit: twenty rounds a second, however many services there are.
+#: Time for which listeners are paused, in seconds. It limits the cost of pauses when connections start and end at the
+#: limit: twenty rounds a second, for any number of services.
 RETRY_SECONDS = 0.05
-#: Time without a paused listener after which the resume event is logged, in seconds: clients that come and go at the
-#: limit are one pause.
+#: Time without a paused listener after which the resume event is logged, in seconds: many short pauses at the limit are
+#: logged as one.
 RELIEF_SECONDS = 1.0
 #: The largest guaranteed part of one service, in descriptors.
 _MAX_GUARANTEED = 128
 #: The divisor of the common part for one round of accepting, since other services may accept in the same round.
 _ROUND_SHARE = 4
-#: How many connections are evicted at once.
+#: Number of connections that are evicted at once.
 _EVICTIONS = 4
 #: For connections accepted before their listener was paused, if they are more than SLACK.
 DESCRIPTORS_EXHAUSTED = Refusal(RefusalReason.DESCRIPTORS, "the process has no more descriptors to give")
@@ -58,7 +58,7 @@ class Share:
     Attributes:
         name: as given.
         open: descriptors in use by connections of the service.
-        guaranteed: descriptors that the service can use, whatever other services do.
+        guaranteed: descriptors that the service can always use.
         cost: descriptors that a new connection takes.
         paused: whether the listeners of the service are paused.
     """
@@ -189,7 +189,7 @@ class Share:
             resume()
 
     def evict(self, count: int) -> bool:
-        """Evict connections until so many are being closed; return whether any is."""
+        """Evict connections until `count` of them are being closed; return whether any is being closed."""
         while self._closing < count and self.evict_another():
             pass
         return self._closing > 0
@@ -221,7 +221,7 @@ class DescriptorBudget:
         clock: the reactor.
 
     Attributes:
-        limit: as given, without those that are held.
+        limit: as given, without the held descriptors.
         open: descriptors in use by connections.
         common: the part of the limit that is guaranteed to no service.
         common_open: descriptors in use of that part.

@@ -73,7 +73,7 @@ def check_imports(checks: Sequence[ImportCheck], wait: float | None = None) -> l
     # Absolute paths, so that the working directory of the interpreter does not matter.
     path = [os.path.abspath(each) for each in sys.path]  # noqa: PTH100 - as Python itself does
     request = json.dumps({"path": path, "wait": wait, "checks": checks})
-    ended = subprocess.run(  # noqa: S603 - our own interpreter
+    ended = subprocess.run(  # noqa: S603 - the interpreter of this process
         [sys.executable, "-c", _CODE], input=request, capture_output=True, text=True, check=False
     )
     try:
@@ -191,7 +191,7 @@ def _factory_reason(check: ImportCheck) -> str:
     from svcd.process.factories import FactoryError, make_factory
 
     try:
-        make_factory(check.reference, pickle.loads(bytes.fromhex(check.options)))  # noqa: S301 - our own process's
+        make_factory(check.reference, pickle.loads(bytes.fromhex(check.options)))  # noqa: S301 - pickled by the parent process
     except FactoryError as error:
         return str(error)
     return ""

@@ -132,7 +132,7 @@ def excess(row: LaunchSpec, wanted: LaunchSpec, inherited: Mapping[int, tuple[in
 
 
 def _takes_permissions(before: int | None, after: int | None) -> bool:
-    """Return whether the second umask has all bits of the first; False if one of them is unknown."""
+    """Return whether the second umask is valid and has all bits of the first; False if one of them is unknown."""
     return before is not None and after is not None and 0 <= after <= 0o777 and after & before == before
 
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Launcher", "serve"]
 
-#: How long the rest of a process group may run after a signal has ended its leader, in seconds.
+#: Time that the rest of a process group may run after a signal has ended its leader, in seconds.
 _KILL_DELAY = 2.0
 #: Number of messages read before exited handlers are reaped.
 _BATCH = 32

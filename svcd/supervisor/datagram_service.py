@@ -97,7 +97,7 @@ class DatagramService(RunningService):
 
     def close(self) -> None:
         """Stop the lookups of host names."""
-        self._leave_hosts()
+        self._unfollow_hosts()
         if self._lookup_timer is not None and self._lookup_timer.active():
             self._lookup_timer.cancel()
 

@@ -64,8 +64,8 @@ class Listener:
         self._store = store
         self._budget = budget
         budget.hold(1)
-        self._leave: Callable[[], None] = no_op
-        self._join: Callable[[ServingPort], Callable[[], None]] | None = None
+        self._detach: Callable[[], None] = no_op
+        self._attach: Callable[[ServingPort], Callable[[], None]] | None = None
         self.port: ServingPort | None = None
         self.paused = False
 
@@ -79,31 +79,31 @@ class Listener:
         """The inode number of the socket, the same in every process."""
         return os.fstat(self.opened.socket.fileno()).st_ino
 
-    def serve(self, port: ServingPort, join: Callable[[ServingPort], Callable[[], None]]) -> None:
+    def serve(self, port: ServingPort, attach: Callable[[ServingPort], Callable[[], None]]) -> None:
         """Attach the socket to a port, which accepts the clients in the kernel's queue from then on.
 
         Args:
             port: the port.
-            join: lets the service pause and resume the port; returns a function that ends this.
+            attach: lets the service pause and resume the port; returns a function that ends this.
         """
         self.suspend()
         if isinstance(port, DatagramPort) and isinstance(self.port, DatagramPort):
             port.continue_counts(self.port)
         if isinstance(port, WaitPort) and isinstance(self.port, WaitPort) and port is not self.port:
             port.follow(self.port)
-        self.port, self._join = port, join
+        self.port, self._attach = port, attach
         if self.paused:
             return
         stream = self.endpoint.service.net.shape is SocketType.STREAM
         share = self._budget.share(self.endpoint.service.id)
         leave_budget = share.listen(port.pause, port.resume) if stream else no_op
-        leave_service = join(port)
+        leave_service = attach(port)
 
-        def leave() -> None:
+        def detach() -> None:
             leave_budget()
             leave_service()
 
-        self._leave = leave
+        self._detach = detach
 
     def start(self) -> None:
         """Begin to serve; write a `listen` line."""
@@ -129,15 +129,15 @@ class Listener:
 
     def suspend(self) -> None:
         """Stop the port; the socket stays open."""
-        self._leave()
-        self._leave = no_op
+        self._detach()
+        self._detach = no_op
         if self.port is not None:
             self.port.stopListening()
 
     def resume(self) -> None:
         """Start the port again after suspend()."""
-        if self.port is not None and self._join is not None and not self.paused:
-            self.serve(self.port, self._join)
+        if self.port is not None and self._attach is not None and not self.paused:
+            self.serve(self.port, self._attach)
             self.port.startListening()
 
     def retune(self, endpoint: Endpoint) -> None:

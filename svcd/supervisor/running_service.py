@@ -104,7 +104,7 @@ class RunningService(ABC):
     """
 
     tracker: ConnectionTracker[Any] | None = None
-    _leave_hosts: Callable[[], None] = staticmethod(no_op)
+    _unfollow_hosts: Callable[[], None] = staticmethod(no_op)
 
     def __init__(self, context: ServiceContext, service: Service, zygote_client: ZygoteClient | None) -> None:  # noqa: ARG002 - used by spawned services
         self._context = context
@@ -193,9 +193,9 @@ class RunningService(ABC):
         Args:
             changed: called after each change of an address.
         """
-        self._leave_hosts()
+        self._unfollow_hosts()
         names = self._context.connections.host_names(self.service)
-        self._leave_hosts = self._context.connections.hosts.follow(names, changed) if names else no_op
+        self._unfollow_hosts = self._context.connections.hosts.follow(names, changed) if names else no_op
         return names
 
     def started(self) -> None:  # noqa: B027 - optional hook

@@ -83,7 +83,7 @@ class TrackedService(RunningService, Generic[TrackerT]):
 
     def close(self) -> None:
         """Stop the lookups of host names."""
-        self._leave_hosts()
+        self._unfollow_hosts()
 
     def end_proxied(self) -> None:
         """Close the connections without a complete PROXY header."""

@@ -37,9 +37,9 @@ class CertificateInUse(NamedTuple):
     """A certificate in use, or the revocation list of an authority.
 
     Attributes:
-        expires: when it expires, in seconds since 1970.
+        expires: the time of its expiry, in seconds since 1970.
         file: the path of its file.
-        warn_from: when warnings of its expiry begin, in seconds since 1970.
+        warn_from: the time from which warnings of its expiry are due, in seconds since 1970.
     """
 
     expires: float

@@ -115,8 +115,8 @@ def test_header_that_has_arrived_is_read_at_once(proxied: Callable[..., _Proxied
     """The handler gets the address in the header, and all data after the header is left."""
     service = proxied()
     service.connect(data + b"hello")
-    ((_, name, family, relay),) = service.taken
-    assert (name, family, relay) == (SOURCE, socket.AF_INET, ProxyHeader(len(data), SOURCE, DESTINATION))
+    ((_, sockaddr, family, proxy_header),) = service.taken
+    assert (sockaddr, family, proxy_header) == (SOURCE, socket.AF_INET, ProxyHeader(len(data), SOURCE, DESTINATION))
     assert service.remaining() == b"hello"
     assert os.get_blocking(service.taken[0][0])
     assert service.none_waiting

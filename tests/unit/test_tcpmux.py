@@ -118,10 +118,10 @@ def test_a_named_service_gets_the_connection(mux: _Mux) -> None:
     """The client gets a welcome line; data after the name is left for the service; tcpmux keeps nothing."""
     mux.send(b"SCORE\r\nearly")
     assert mux.client.recv(100) == b"+Go\r\n"
-    ((descriptor, peer, family, relay),) = mux.taken
-    assert (peer, family, relay) == (mux.client.getsockname(), socket.AF_INET, None)
-    assert os.read(descriptor, 100) == b"early"
-    assert os.get_blocking(descriptor)
+    ((fd, peer, family, proxy_header),) = mux.taken
+    assert (peer, family, proxy_header) == (mux.client.getsockname(), socket.AF_INET, None)
+    assert os.read(fd, 100) == b"early"
+    assert os.get_blocking(fd)
     assert (mux.tracker.connections, mux.budget.open, mux.reactor.readers) == ({}, 0, set())
     assert not mux.reactor.getDelayedCalls()
     assert mux.lines[-1].startswith("end service=tcpmux/tcp")

@@ -222,7 +222,7 @@ class _Port(WaitPort):
     def __init__(self, old: _OldDaemon) -> None:
         listener = old.daemon.supervisor.listeners_of("echo/udp4")[0]
         super().__init__(old.daemon.reactor, listener.opened.socket, None)  # type: ignore[arg-type]
-        listener._join = lambda _port: lambda: None
+        listener._attach = lambda _port: lambda: None
         listener.port = self
         self.inode = listener.inode
         self.calls: list[str] = []
