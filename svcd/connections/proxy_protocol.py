@@ -217,7 +217,7 @@ class ProxiedConnection:
             return
         self._watched = True
         header_reader = self._header_reader
-        header_reader.header_queue.enter(self)
+        header_reader.header_queue.add(self)
         header_reader.tracker.pending[self] = None
         self._call = header_reader.header_queue.reactor.callLater(header_reader.header_timeout, self._timed_out)
         header_reader.header_queue.reactor.addReader(self)
@@ -232,7 +232,7 @@ class ProxiedConnection:
             if call.active():
                 call.cancel()
             header_reader.header_queue.reactor.removeReader(self)
-            header_reader.header_queue.leave(self)
+            header_reader.header_queue.remove(self)
         if self._queued:
             self._queued = False
             header_reader.tracker.service_admission.dequeue(self._hand_over)
@@ -324,14 +324,14 @@ class HeaderQueue:
         self._budget = budget
         self._waiting: dict[ProxiedConnection, None] = {}
 
-    def enter(self, connection: ProxiedConnection) -> None:
+    def add(self, connection: ProxiedConnection) -> None:
         """Add a connection and take one descriptor from the budget."""
         if self._waiting and (len(self._waiting) >= self.max_waiting or self._budget.full):
             next(iter(self._waiting)).refuse("too many connections wait for theirs")
         self._waiting[connection] = None
         self._budget.acquire()
 
-    def leave(self, connection: ProxiedConnection) -> None:
+    def remove(self, connection: ProxiedConnection) -> None:
         """Remove a connection and return its descriptor to the budget."""
         del self._waiting[connection]
         self._budget.release()

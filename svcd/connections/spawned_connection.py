@@ -134,7 +134,7 @@ class SpawnedConnection:
     process_ended, process_lost or start_failed ends the process. abort() before RUNNING has the effect of start_failed,
     unless the connection was sent to the launcher: then abort() waits for the report about its process, as long as for
     a process between SIGTERM and SIGKILL. Each of these leads from any state to CLOSING if the daemon still has the
-    connection of the TLS client, else to CLOSED. client_gone leads from CLOSING and HANDSHAKE to CLOSED; in the other
+    connection of the TLS client, else to CLOSED. client_closed leads from CLOSING and HANDSHAKE to CLOSED; in the other
     states the connection stays open until its process ends. reject() leads from ACCEPTED to CLOSED without a log line.
 
     Each connection becomes CLOSED once; this state is final. The service's share of descriptors counts the connection
@@ -287,7 +287,7 @@ class SpawnedConnection:
         else:
             terminator.abort()
 
-    def client_gone(self) -> None:
+    def client_closed(self) -> None:
         """Handle the end of the TLS client's connection: HANDSHAKE, CLOSING -> CLOSED."""
         terminator, owner = self.terminator, self._owner
         if terminator is not None and terminator.failure_text:

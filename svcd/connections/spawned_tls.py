@@ -50,7 +50,7 @@ class SpawnedTls:
         assert handshakes is not None  # noqa: S101 - the tracker has checked that the service uses TLS
         terminator = TlsTerminator(
             handshakes, self._adopt, self._owner.budget, partial(self._handshake_done, connection, environment),
-            connection.client_gone,
+            connection.client_closed,
         )  # fmt: skip
         connection.begin_handshake(terminator)
         try:

@@ -17,8 +17,8 @@ class Backoff:
     def __init__(self) -> None:
         self._next = _FIRST
 
-    def pause(self, lived: float) -> float:
-        """Return the pause in seconds before the restart of a process that ran for `lived` seconds."""
-        pause = _FIRST if lived >= _GOOD_LIFE else self._next
+    def pause(self, run_time: float) -> float:
+        """Return the pause in seconds before the restart of a process that ran for `run_time` seconds."""
+        pause = _FIRST if run_time >= _GOOD_LIFE else self._next
         self._next = min(2 * pause, _LONGEST)
         return pause

@@ -86,8 +86,8 @@ def _addresses(sock: socket.socket, values: dict[str, str]) -> tuple[object, obj
     if sock.family != socket.AF_UNIX and "PROXY_ADDR" not in values:
         with contextlib.suppress(OSError):
             return sock.getsockname(), sock.getpeername()
-    near, far = ((values[f"{end}IP"], int(values[f"{end}PORT"])) for end in ("TCPLOCAL", "TCPREMOTE"))
-    return tuple((*end, 0, 0) if ":" in end[0] else end for end in (near, far))  # type: ignore[return-value]
+    local, remote = ((values[f"{end}IP"], int(values[f"{end}PORT"])) for end in ("TCPLOCAL", "TCPREMOTE"))
+    return tuple((*end, 0, 0) if ":" in end[0] else end for end in (local, remote))  # type: ignore[return-value]
 
 
 def _exit_result(exit_error: SystemExit) -> tuple[int, bytes]:

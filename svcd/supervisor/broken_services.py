@@ -271,7 +271,7 @@ class BrokenServices:
         if self.retry is not None:
             self._schedule()
 
-    def forget(self, service_id: str) -> BrokenService | None:
+    def remove(self, service_id: str) -> BrokenService | None:
         """Remove a service that is no longer configured; return it, or None if it was not broken."""
         return self._services.pop(service_id, None)
 

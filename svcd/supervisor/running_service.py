@@ -77,7 +77,7 @@ class ServiceContext:
         self.budget = self.connections.budget
         self.header_queue = HeaderQueue(self.reactor, self.budget)
 
-    def keep_first(self, zygote_client: ZygoteClient | None) -> None:
+    def store_first_zygote(self, zygote_client: ZygoteClient | None) -> None:
         """Store the client of the first zygote if it runs as root and the daemon is about to give up root."""
         if os.geteuid() == 0 and self.account.user is not None:
             self.first_zygote_client = zygote_client

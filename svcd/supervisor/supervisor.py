@@ -131,7 +131,7 @@ class Supervisor(TwistedService):
             raise failure_of(broken.values(), strict=self._strict)
         change.commit(start=False)
         self._add_zygote(change.zygote_client)
-        self._context.keep_first(change.zygote_client)
+        self._context.store_first_zygote(change.zygote_client)
         self._update_sockets()
         self.broken.update(broken)
 
@@ -194,14 +194,14 @@ class Supervisor(TwistedService):
         self._refuse_while_stopping()
         began = self._reactor.seconds()
         before = self.endpoints
-        made = diff(before, wanted_endpoints(desired, self.endpoints), hidden(self._listeners))
-        change = ReloadTransaction(made, self._context, self.hosted, self._listeners)
+        plan = diff(before, wanted_endpoints(desired, self.endpoints), hidden(self._listeners))
+        change = ReloadTransaction(plan, self._context, self.hosted, self._listeners)
         change.prepare()
         broken = change.broken_services(desired)
         if broken and (strict or self._strict):
             change.discard()
             raise failure_of(broken.values(), strict=True)
-        self._commit(change, made, now=now)
+        self._commit(change, plan, now=now)
         for running in self.hosted.values():
             running.check_modules()
         broken |= change.failed_services(desired)
@@ -209,16 +209,16 @@ class Supervisor(TwistedService):
         self._certificates.check_now()
         wanted = {endpoint.service.id for endpoint in desired.endpoints} | {each.service.id for each in desired.faulty}
         for service_id in set(self.broken.ids) - wanted:
-            self.broken.forget(service_id)
+            self.broken.remove(service_id)
         self.store.release_held(endpoint for each in broken.values() for endpoint in each.endpoints)
         self.broken.update(broken)
         self.disabled = {service.id: service for service in desired.disabled}
         self._update_descriptions()
         self.registry.reloads_done += 1
         # Log the actual changes: a broken service continues as before, or does not run.
-        made = diff(before, self.endpoints)
-        counts = {"opened": len(made.opened), "closed": len(made.closed), "changed": len(made.changed)}
-        counts |= {"added": len(made.added), "removed": len(made.removed), "broken": len(broken)}
+        actual = diff(before, self.endpoints)
+        counts = {"opened": len(actual.opened), "closed": len(actual.closed), "changed": len(actual.changed)}
+        counts |= {"added": len(actual.added), "removed": len(actual.removed), "broken": len(broken)}
         log_event(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
         faults = [problem for each in desired.faulty for problem in each.problems]
         for problem in faults:
@@ -226,7 +226,7 @@ class Supervisor(TwistedService):
             if problem.service not in broken and not problem.text.startswith("tls_"):
                 log_event(self._log, PROBLEM, text=str(problem))
         failed = [error for each in broken.values() for error in each.errors]
-        return ReloadResult(made, tuple(dict.fromkeys([*failed, *faults])))
+        return ReloadResult(actual, tuple(dict.fromkeys([*failed, *faults])))
 
     def serve(self, checked: DesiredServices) -> None:
         """Start or change the services that were checked; the others stay as they are.
@@ -251,7 +251,7 @@ class Supervisor(TwistedService):
             StoppingError: the daemon is stopping.
         """
         self._refuse_while_stopping()
-        broken = self.broken.forget(name)
+        broken = self.broken.remove(name)
         self.disabled[name] = self.hosted[name].service if broken is None else broken.service
         self._change([endpoint for endpoint in self.endpoints if endpoint.service.id != name], DesiredServices(()))
         self.registry.counters(name).unavailable = ""
@@ -269,22 +269,22 @@ class Supervisor(TwistedService):
             raise StoppingError
 
     def _change(self, target: Sequence[Endpoint], checked: DesiredServices) -> None:
-        made = diff(self.endpoints, target, hidden(self._listeners))
-        change = ReloadTransaction(made, self._context, self.hosted, self._listeners)
+        plan = diff(self.endpoints, target, hidden(self._listeners))
+        change = ReloadTransaction(plan, self._context, self.hosted, self._listeners)
         change.prepare()
         broken = change.broken_services(checked)
-        self._commit(change, made)
+        self._commit(change, plan)
         broken |= change.failed_services(checked)
         self.broken.update(broken, {endpoint.service.id for endpoint in checked})
         self._update_descriptions()
 
-    def _commit(self, change: ReloadTransaction, made: ReloadPlan, *, now: bool = False) -> None:
-        gone = change.commit()
+    def _commit(self, change: ReloadTransaction, plan: ReloadPlan, *, now: bool = False) -> None:
+        ended = change.commit()
         self._add_zygote(change.zygote_client)
         self._update_sockets()
         self.refresh_addresses()
-        for running in gone:
-            self._retire(running, now=now and running.service in made.removed)
+        for running in ended:
+            self._retire(running, now=now and running.service in plan.removed)
         self._stop_idle_zygotes()
 
     def _add_zygote(self, zygote_client: ZygoteClient | None) -> None:
@@ -311,16 +311,16 @@ class Supervisor(TwistedService):
 
     def difference(self, desired: DesiredServices) -> ReloadResult:
         """Return the result that a change to other services would have, except for socket errors; change nothing."""
-        made = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
+        plan = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
-        for service in [*made.added, *(new for _, new in made.changed)]:
+        for service in [*plan.added, *(new for _, new in plan.changed)]:
             if service.spawned and service.id not in known:
                 # Only spawned services need rights.
                 from svcd.supervisor.launch_rights import rights_missing
 
                 faults += rights_missing(self._context, service)
-        return ReloadResult(made, tuple(dict.fromkeys(faults)))
+        return ReloadResult(plan, tuple(dict.fromkeys(faults)))
 
     def listeners_of(self, name: str = "") -> list[Listener]:
         """Return the listeners of a service, or of all services."""

@@ -314,18 +314,18 @@ class ReloadTransaction:
         for service in self._plan.same:
             self._running[service.id].update_locations(service)
         replaced = [self._running[name] for name in self._fresh if name in self._running]
-        gone = [self._running.pop(service.id) for service in self._plan.removed] + replaced
+        ended = [self._running.pop(service.id) for service in self._plan.removed] + replaced
         self._running.update(self._fresh)
         self._move_sockets(start=start)
-        gone += self._without_listeners()
+        ended += self._without_listeners()
         if start:
             for running in self._fresh.values():
-                if running not in gone:
+                if running not in ended:
                     running.started()
-        for running in gone:
+        for running in ended:
             running.close()
             running.end_proxied()
-        return gone
+        return ended
 
     def _move_sockets(self, *, start: bool) -> None:
         """Move each kept socket to its present service, close the others, and add the new ones."""

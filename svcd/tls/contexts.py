@@ -74,11 +74,11 @@ def _make_context(service: Service, tls_files: TlsFiles, credentials: Credential
     if service.alpn:
         context.choose_protocol([name.encode() for name in service.alpn])
     if tls_files.authorities:
-        _ask_clients(context, service, tls_files)
+        _request_client_certificates(context, service, tls_files)
     return context
 
 
-def _ask_clients(context: SSL.Context, service: Service, tls_files: TlsFiles) -> None:
+def _request_client_certificates(context: SSL.Context, service: Service, tls_files: TlsFiles) -> None:
     store = context.get_cert_store()
     assert store is not None  # noqa: S101 - a context made just now has one
     for authority in tls_files.authorities:

@@ -84,7 +84,7 @@ class HandshakeTracker:
         if self._pending.pop(protocol, None) is not None:
             self._counters.handshake_failed(reason)
 
-    def forget(self, protocol: _PendingHandshake) -> None:
+    def remove(self, protocol: _PendingHandshake) -> None:
         """Remove a handshake without counting a result."""
         self._pending.pop(protocol, None)
 

@@ -157,7 +157,7 @@ class TlsProtocol(TlsOutput):
         """Handle the end of the connection."""
         if self.received_any and not (self.version or self._failure or reason.check(ConnectionAborted)):
             self._handshake_failed(failure_reason(reason), "closed")
-        self._handshakes.forget(self)
+        self._handshakes.remove(self)
         if self._linger_timer is not None and self._linger_timer.active():
             self._linger_timer.cancel()
         self._stop_input()

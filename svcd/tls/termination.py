@@ -97,16 +97,16 @@ class TlsTerminator(TlsProtocol):
         Raises:
             OSError: no descriptor is left.
         """
-        near, far = socket.socketpair()
+        daemon_end, handler_end = socket.socketpair()
         end = HandlerEnd(self.inner, self._descriptors.release)
         self._handler_connected = True
         try:
-            self._adopt(near.detach(), "", socket.AF_UNIX, end)
+            self._adopt(daemon_end.detach(), "", socket.AF_UNIX, end)
         except OSError:
             self._handler_connected = False
-            far.close()
+            handler_end.close()
             raise
-        return far.detach()
+        return handler_end.detach()
 
     def end(self, *, linger: bool = True) -> None:
         """Close the connection after the handler's exit, as soon as the client has all output of the handler.

@@ -34,18 +34,18 @@ class _Service(Protocol):
     """Protocol that records its input."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
         self.received = b""
         self.raises: Exception | None = None
 
     def connectionMade(self) -> None:
-        self.told.append("made")
+        self.calls.append("made")
 
     def dataReceived(self, data: bytes) -> None:
         self.received += data
 
     def connectionLost(self, reason: object = None) -> None:  # noqa: ARG002 - Twisted's signature
-        self.told.append("lost")
+        self.calls.append("lost")
         if self.raises is not None:
             raise self.raises
 
@@ -53,13 +53,13 @@ class _Service(Protocol):
 @implementer(IHalfCloseableProtocol)
 class _HalfCloseable(_Service):
     def readConnectionLost(self) -> None:
-        self.told.append("read lost")
+        self.calls.append("read lost")
 
     def writeConnectionLost(self) -> None:
-        self.told.append("write lost")
+        self.calls.append("write lost")
 
     def drain(self) -> None:
-        self.told.append("drain")
+        self.calls.append("drain")
 
 
 class _Factory(Factory):
@@ -218,7 +218,7 @@ def test_accept_line_waits_for_the_host_name() -> None:
     """With resolve=yes the protocol starts at once, and both lines have the host name."""
     wrappers = _Wrappers("echo 7/tcp resolve=yes")
     wrapper, transport, protocol = wrappers.connect()
-    assert protocol.told == ["made"]
+    assert protocol.calls == ["made"]
     wrapper.dataReceived(b"x")
     assert (protocol.received, wrappers.lines) == (b"x", [])
     wrappers.names.answer("host.example")
@@ -283,7 +283,7 @@ def test_half_close() -> None:
     assert IHalfCloseableProtocol.providedBy(wrapper)
     wrapper.readConnectionLost()
     wrapper.writeConnectionLost()
-    assert protocol.told == ["made", "read lost", "write lost"]
+    assert protocol.calls == ["made", "read lost", "write lost"]
     plain, _, _ = _Wrappers(kind=_Service).connect()
     assert isinstance(plain, ConnectionWrapper)
     assert not IHalfCloseableProtocol.providedBy(plain)
@@ -327,7 +327,7 @@ def test_drain_calls_the_protocol() -> None:
     """A protocol without drain() continues until its client closes."""
     wrapper, _, protocol = _Wrappers(kind=_HalfCloseable).connect()
     wrapper.drain()
-    assert "drain" in protocol.told
+    assert "drain" in protocol.calls
     wrapper, transport, _ = _Wrappers(kind=_Service).connect()
     wrapper.drain()
     assert not transport.lost

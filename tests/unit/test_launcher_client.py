@@ -328,7 +328,7 @@ WRONG = {
     "Ended with no number": pack(Ended(3, 0, float("nan"))),
     "Ended with less than no time": pack(Ended(3, 0, 0.0, -1.0)),
     "Ended with no count": pack(Ended(3, 0, 0.0, 0.0, -2)),
-    "output of nobody": pack(StderrLine(7, b"x")),
+    "output of an unknown connection": pack(StderrLine(7, b"x")),
     "output in one piece": pack(StderrLine(1, b"x" * (MAX_BLOCK + 1))),
     "Idle with a process": pack(Idle()),
     "Changed unasked": pack(Changed(b"m")),

@@ -114,20 +114,20 @@ def test_table_of_services() -> None:
         LaunchSpec("a/tcp", identity, {"PATH": "/bin"}, program="/bin/cat", argv=("cat", "-u")),
         LaunchSpec("b/tcp", ProcessCredentials(handler_limits=limits), {}, handler="m:f", path=("/lib",), threads=True),
     )
-    again = load(dump(specs))
-    assert again == specs
-    assert isinstance(again[1].identity.handler_limits[0], ResourceLimit)
+    loaded = load(dump(specs))
+    assert loaded == specs
+    assert isinstance(loaded[1].identity.handler_limits[0], ResourceLimit)
 
 
 @given(st.lists(st.binary(max_size=30)))
 def test_lines_do_not_depend_on_the_pieces(pieces: list[bytes]) -> None:
     """The lines are the same for any split of the output."""
     whole, split = StderrSplitter(), StderrSplitter()
-    said = []
+    lines = []
     for piece in pieces:
-        said += split.feed(piece)
+        lines += split.feed(piece)
     data = b"".join(pieces)
-    assert said + split.end() == whole.feed(data) + whole.end()
+    assert lines + split.end() == whole.feed(data) + whole.end()
 
 
 def test_lines_and_blocks() -> None:

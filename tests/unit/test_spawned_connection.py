@@ -134,7 +134,7 @@ class _Case:
         """End the client's connection; without TLS only the process notices it."""
         if self.terminator is not None and not self.terminator.closed:
             self.terminator.closed = True
-            self.connection.client_gone()
+            self.connection.client_closed()
 
     def is_sent(self) -> None:
         """Send the connection to the launcher."""

@@ -758,14 +758,14 @@ def test_too_many_key_updates() -> None:
         """OpenSSL connection with records to send after any input."""
 
         def feed(self, data: bytes) -> None:
-            self.said = b"y" * len(data)
+            self.pending = b"y" * len(data)
 
         def decrypt(self) -> None:
             """Return no plaintext."""
 
         def read_records(self) -> bytes:
-            said, self.said = self.said, b""
-            return said
+            pending, self.pending = self.pending, b""
+            return pending
 
     pair = TlsPair(Plain()).handshake()
     pair.tls._connection = Chatty()

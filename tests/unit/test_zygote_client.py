@@ -163,7 +163,7 @@ WRONG = {
     "nonsense": (b"junk", ""),
     "too long": (b"T" + b"x" * MAX_PACKET, ""),
     "a launcher's": (pack(Ready()), ""),
-    "not asked": (pack(LauncherStarted(1, 77)), "x"),
+    "not requested": (pack(LauncherStarted(1, 77)), "x"),
     "no such row": (pack(LauncherStarted(7, 77)), "x"),
     "without a socket": (pack(LauncherStarted(0, 77)), ""),
     "with an errno and a socket": (pack(LauncherStarted(0, 0, 11)), "x"),
