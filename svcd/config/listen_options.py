@@ -46,7 +46,7 @@ TOS: ValueType[int] = ValueType(
     "traffic class",
     "a code point (EF, CS0 to CS7, AF11 to AF43), or a multiple of 4 from 0 to 252, also as in 0x10",
     _read_tos,
-    lambda value: f"0x{value:02x}",
+    lambda value: f"0x{value:02x}" if value else "0",
 )
 
 
@@ -125,8 +125,8 @@ class SocketOptions:
     )  # fmt: skip
     tos: int = option(
         TOS, 0, "listen", "inet",
-        "Traffic class of what is sent: the DS field of IP (IP_TOS, IPV6_TCLASS). Routers may give packets with a code "
-        "point other than 0 precedence.",
+        "Traffic class of the service's packets: the DS field of IP (IP_TOS, IPV6_TCLASS), by which routers may "
+        "prioritize them.",
         systemd="IPTOS=",
         example="echo 7/tcp tos=0x10",
     )  # fmt: skip
