@@ -46,8 +46,8 @@ class ConnectionAddresses:
     """Socket addresses of both ends of a connection that is handed over to a process.
 
     Attributes:
-        local, remote: the addresses of the daemon and the client, over TCP or from a PROXY header; local is None if
-            unknown.
+        local, remote: the addresses of the daemon and the client, over TCP or from a PROXY header; local is None at a
+            UNIX socket without a PROXY header.
         socket_local, socket_remote: the addresses of the socket itself over TCP; None at a UNIX socket.
         credentials: process, user and group at the other end of a UNIX socket (unix(7)).
         proxy_variables: environment variables about a proxy, each after a NUL.

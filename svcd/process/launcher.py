@@ -361,7 +361,7 @@ class Launcher:
 
     def _reap(self) -> None:
         if self._threads:
-            # Handlers in threads reap their own children.
+            # The children are those of handlers in threads, which reap them.
             return
         for pid, status, user, system in reap_children():
             connection_id = self._connection_ids.pop(pid, 0)

@@ -282,7 +282,7 @@ class ZygoteClient:
             self._packets.close()
 
     def _zygote_exited(self, status: int) -> None:
-        """Handle the exit of the zygote, expected after stop(); otherwise restart it after a pause. Launchers stay."""
+        """Handle the exit of the zygote, expected after stop(); else restart it after a pause. Launchers continue."""
         self._close_socket()
         if self._stopping is not None:
             self._stopping.callback(None)
@@ -309,7 +309,7 @@ class ZygoteClient:
             self._schedule_restart()
 
     def stop(self) -> Deferred[None]:
-        """Stop the launchers, then the zygote; return a Deferred that fires when it has exited. Handlers stay."""
+        """Stop the launchers, then the zygote; the Deferred fires when it has exited. Running handlers continue."""
         for launcher_client in self._launcher_clients:
             launcher_client.stop()
         if self._restart_call is not None:

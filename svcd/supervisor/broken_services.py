@@ -86,7 +86,7 @@ class BrokenService:
 
     @property
     def pending(self) -> bool:
-        """Whether a missing resource will appear without a change of the configuration."""
+        """Whether an error will probably end by itself soon, such as an import in progress."""
         return any(not isinstance(error, ListenError) and error.pending for error in self.errors)
 
     @property

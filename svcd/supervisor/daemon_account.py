@@ -41,7 +41,7 @@ class DaemonAccount:
 
     @property
     def gave_up_root(self) -> bool:
-        """Whether the daemon, or the first of the daemons before it, started as root and does not serve as root."""
+        """Whether the daemon gives up root before it serves, or took over from an old daemon that had done so."""
         return self.user is not None or self.follows
 
 

@@ -450,7 +450,7 @@ class Supervisor(TwistedService):
         self.broken.stop()
         self.store.release_held()
         self._addresses.stop()
-        # Services before listeners: tcpmux then closes its clients while its services are still offered.
+        # Services before listeners: tcpmux keeps the services that listeners offer, for its connected clients.
         for running in self._all_running():
             attempt(running, running.close)
         for listener in self._listeners.values():

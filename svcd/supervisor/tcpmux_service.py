@@ -27,7 +27,7 @@ class TcpmuxService(TrackedService[TcpmuxTracker]):
         self._use_tracker(TcpmuxTracker(service, context.connections, service_admission, context.tcpmux_services))
 
     def close(self) -> None:
-        """Close the connections of clients that have not named a service yet."""
+        """Keep the offered services for the connected clients; the listeners are about to be closed."""
         super().close()
         self.tracker.close()
 
