@@ -1,4 +1,4 @@
-"""What the tests of the reactor share: a reactor of their own, a recording protocol, and a client in a thread."""
+"""Fixtures of the tests of the uv reactor: a reactor for each test, a recording protocol, a client in a thread."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
     from twisted.python.failure import Failure
 
-#: How long a test may take, in seconds.
+#: The time limit of a test, in seconds.
 LIMIT = 20.0
 
 
 class Recorder(Protocol):
-    """Keeps what it is told; subclasses do more."""
+    """Protocol that records received data and events."""
 
     factory: Recorders
-    # A native transport has more than any one interface says.
+    # A native transport has more attributes than any of its interfaces.
     transport: Any
 
     def connectionMade(self) -> None:
-        """Begin to record."""
+        """Start to record."""
         self.received = bytearray()
-        self.told: list[str] = []
+        self.events: list[str] = []
         self.factory.made.append(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep it."""
+        """Record data."""
         self.received += data
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """Keep why, and what was counted."""
+        """Record the reason and the byte counts."""
         assert reason is not None
-        self.told.append(type(reason.value).__name__)
+        self.events.append(type(reason.value).__name__)
         transport = self.transport
         self.counted = getattr(transport, "bytes_in", None), getattr(transport, "bytes_out", None)
         self.factory.ended()
@@ -52,20 +52,20 @@ class Recorder(Protocol):
 
 @implementer(IHalfCloseableProtocol)
 class HalfCloseable(Recorder):
-    """The same, told of half-closes; answers one by closing."""
+    """Recorder that is notified of half-closes, and closes the connection at the peer's half-close."""
 
     def readConnectionLost(self) -> None:
-        """Answer by closing."""
-        self.told.append("read")
+        """Record the event, and close the connection."""
+        self.events.append("read")
         self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
-        """Keep it."""
-        self.told.append("write")
+        """Record the event."""
+        self.events.append("write")
 
 
 class Recorders(Factory):
-    """Makes one kind of protocol, and knows whether all connections have ended."""
+    """Factory of a kind of Recorder; it counts lost connections."""
 
     noisy = False
 
@@ -76,13 +76,13 @@ class Recorders(Factory):
         self.on_end: Callable[[], None] = lambda: None
 
     def ended(self) -> None:
-        """A connection is gone."""
+        """Count a lost connection."""
         self.lost += 1
         self.on_end()
 
 
-class Bench:
-    """A reactor for one test."""
+class ReactorHarness:
+    """Reactor for a test."""
 
     def __init__(self) -> None:
         self.reactor = UvReactor()
@@ -92,8 +92,8 @@ class Bench:
         """Run the reactor while a client does its blocking work in a thread, and until all connections have ended.
 
         Args:
-            client: what it returns is returned; what it raises is raised.
-            factory: whose connections have to end.
+            client: its result is returned, or its exception raised.
+            factory: the factory whose connections have to end; None to wait for the client only.
         """
         reactor: Any = self.reactor
         result: list[Any] = []
@@ -104,25 +104,25 @@ class Bench:
                 result.append(client())
             except BaseException as error:  # noqa: BLE001 - raised again below
                 raised.append(error)
-            reactor.callFromThread(look)
+            reactor.callFromThread(check_ended)
 
         stopped = False
 
-        def look() -> None:
+        def check_ended() -> None:
             nonlocal stopped
             if (result or raised) and not stopped and (factory is None or factory.lost == len(factory.made)):
                 stopped = True
                 reactor.stop()
 
-        def give_up() -> None:
+        def time_out() -> None:
             self.timed_out = True
             reactor.crash()
 
         if factory is not None:
-            factory.on_end = look
+            factory.on_end = check_ended
         thread = threading.Thread(target=work, daemon=True)
         reactor.callWhenRunning(thread.start)
-        guard = reactor.callLater(LIMIT, give_up)
+        guard = reactor.callLater(LIMIT, time_out)
         reactor.run(installSignalHandlers=False)
         if raised:
             raise raised[0]
@@ -133,7 +133,7 @@ class Bench:
 
 
 def blocking(reactor: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
-    """A client for Bench.run() that waits in its thread for a coroutine in the reactor's."""
+    """Return a client for ReactorHarness.run() that waits in its thread for a coroutine in the reactor's thread."""
 
     def start() -> Any:
         return ensureDeferred(work())
@@ -145,12 +145,12 @@ def blocking(reactor: Any, work: Callable[[], Coroutine[Any, Any, Any]]) -> Call
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    """A reactor of the test's own, which is closed after it."""
-    made = Bench()
+def harness() -> Iterator[ReactorHarness]:
+    """Return a reactor for the test; it is closed afterwards."""
+    made = ReactorHarness()
     yield made
     loop = made.reactor.loop
-    # What ended with the reactor is closed in one more turn.
+    # Another iteration closes the handles of connections that ended with the reactor.
     loop.call_soon(loop.stop)
     loop.run_forever()
     loop.close()
@@ -158,7 +158,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def failures() -> Iterator[list[Exception]]:
-    """The exceptions that were logged."""
+    """Return a list that gets the logged exceptions."""
     found: list[Exception] = []
 
     @implementer(ILogObserver)

@@ -1,12 +1,12 @@
-"""The suites of Twisted, treq and klein on the uv reactor.
+"""Run the test suites of Twisted, treq and klein on the uv reactor.
 
     python -m tests.reactor.run_suites [--all] [--peers PYTHON]
 
-Each suite runs on uv, two at a time. What fails there runs again, on uv and on epoll: a test that passes on epoll and
-fails on uv twice makes the exit status 1. A test that fails on both says nothing of the reactor: it needs another
-machine, another user or another package. It takes about a minute.
+Two suites run at a time on uv. Tests that fail run again, on uv and on epoll; the exit status is 1 if a test passes on
+epoll and fails on uv twice. A test that fails on both is ignored: it requires another machine, user or package. The run
+takes about a minute.
 
-Twisted's tests of reactors, which ReactorBuilder makes for each reactor that Twisted has, run on uv alone.
+Twisted's tests of reactors, which ReactorBuilder makes for each reactor of Twisted, run on uv only.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: The reactors that ReactorBuilder makes, by the name of the one that is the process's own meanwhile.
+#: The reactor that ReactorBuilder makes, by the name of the reactor that is installed in the process.
 REACTORS = {"epoll": "twisted.internet.epollreactor.EPollReactor", "uv": "tests.reactor.under_test.UvReactor"}
-#: How long one job may take, in seconds.
+#: The time limit of a job, in seconds.
 LIMIT = 240.0
-#: Jobs that run at the same time.
+#: The number of concurrent jobs.
 _WORKERS = 2
 _ROOT = Path(__file__).parents[2]
-#: As root it gives /dev/null the mode of a log file, which other users then can't write.
+#: As root this module gives /dev/null the mode of a log file, so that other users can't write to it.
 _TWISTED_TEST_HARMS = "twisted.test.test_logfile"
 _TWISTED_TEST_SLOW = ("twisted.test.test_process", "twisted.test.test_sslverify")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process runs.
+    """Tests that a process runs.
 
     Attributes:
-        names: of packages, modules or tests.
-        without: modules of the packages that are left out.
-        peers: whether it needs the Python of --peers.
-        slow: whether it runs with --all alone.
+        names: the names of packages, modules or tests.
+        without: the modules of the packages that are omitted.
+        peers: whether the job needs the Python of --peers.
+        slow: whether the job runs with --all only.
     """
 
     names: Sequence[str]
@@ -60,12 +60,12 @@ class Job:
     slow: bool = False
 
 
-#: The longest first, so that the workers end together.
+#: The jobs, the longest first, so that the workers end at about the same time.
 JOBS = [
     Job(["twisted.test.test_process"]),
     Job(["twisted.internet"]),
     Job(["twisted.test"], without=(*_TWISTED_TEST_SLOW, _TWISTED_TEST_HARMS)),
-    # Half a minute for making RSA keys.
+    # It makes RSA keys for half a minute.
     Job(["twisted.test.test_sslverify"], slow=True),
     Job(["treq"], peers=True),
     Job(["twisted.web", "twisted.protocols"]),
@@ -75,12 +75,12 @@ JOBS = [
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """Result of a job.
 
     Attributes:
         outcomes: passed, skipped, failed or expected, by the name of the test.
-        seconds: how long it took.
-        output: what was printed.
+        seconds: the duration.
+        output: the output.
     """
 
     outcomes: dict[str, str]
@@ -89,7 +89,7 @@ class Result:
 
 
 def _modules(name: str, without: Sequence[str]) -> Iterator[str]:
-    """Name what is to be loaded: the thing itself, or all modules of a package but some."""
+    """Yield the name itself, or the names of all modules of a package except some."""
     from twisted.python.modules import getModule
 
     if not without:
@@ -106,8 +106,8 @@ def run_here(reactor: str, results: Path, without: Sequence[str], names: Sequenc
     Args:
         reactor: the short name of the reactor.
         results: the file.
-        without: modules to leave out.
-        names: of packages, modules or tests.
+        without: the modules to omit.
+        names: the names of packages, modules or tests.
     """
     from twisted.application.reactors import installReactor
 
@@ -120,7 +120,7 @@ def run_here(reactor: str, results: Path, without: Sequence[str], names: Sequenc
     made = f"_{REACTORS[reactor].rsplit('.', 1)[1]}Tests"
 
     class Recorder(TextReporter):
-        """Trial's reporter, which also keeps the outcome of each test; the worst, if there are several."""
+        """Trial's reporter, which also records the outcome of each test; the worst, if a test has several."""
 
         def _record(self, outcome: str, test: Any) -> None:
             name = test.id().replace(made, "_ReactorTests")
@@ -156,10 +156,10 @@ def run_here(reactor: str, results: Path, without: Sequence[str], names: Sequenc
 
 
 def run(job: Job, reactor: str, python: str) -> Result:
-    """Run a job in a process of its own.
+    """Run a job in a separate process.
 
     Raises:
-        SystemExit: it did not end in time, or could not run; what it printed was shown.
+        SystemExit: the job did not end in time, or could not run; its output was printed.
     """
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.json"
@@ -196,7 +196,7 @@ def _row(job: Job, result: Result) -> str:
 
 
 def _worse(job: Job, names: Sequence[str], python: str) -> list[str]:
-    """Of tests that failed on uv, those that fail again and pass on epoll; what they print is shown."""
+    """Return the tests that fail on uv again and pass on epoll; print their output."""
     again = Job(names, peers=job.peers)
     on_epoll, on_uv = run(again, "epoll", python), run(again, "uv", python)
     worse = []
@@ -211,7 +211,7 @@ def _worse(job: Job, names: Sequence[str], python: str) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the suites; 0 if uv is no worse than epoll."""
+    """Run the suites; return the exit status, 0 if no test fails on uv only."""
     parser = argparse.ArgumentParser(prog="python -m tests.reactor.run_suites", description="other suites on uv")
     parser.add_argument("--all", action="store_true", help="run the slow ones, too")
     parser.add_argument("--peers", metavar="PYTHON", help="a Python that has treq, klein and what svcd needs")

@@ -1,4 +1,4 @@
-"""Ports rest and go on without a client lost, whatever they listen on."""
+"""Tests of listening ports: pausing, resuming, closing, without the loss of a client."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.reactor.test_streams import Echo
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
 
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 _ROOT = Path(__file__).parents[2]
 
 
-def ask(family: int, name: Any) -> bytes:
-    """One question to an echo, and its answer."""
+def exchange(family: int, name: Any) -> bytes:
+    """Send data to an echo service, and return the answer."""
     with socket.socket(family) as sock:
         sock.connect(name)
         sock.sendall(b"hello")
@@ -35,14 +35,14 @@ def ask(family: int, name: Any) -> bytes:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 @pytest.mark.parametrize("quiet", [False, True])
-def test_adopted_socket(bench: Bench, tmp_path: Path, family: socket.AddressFamily, quiet: bool) -> None:
-    """A listening socket of any family is served, and stays open for its owner when the port stops."""
+def test_adopted_socket(harness: ReactorHarness, tmp_path: Path, family: socket.AddressFamily, quiet: bool) -> None:
+    """A port on a given listening socket of any family serves; the socket stays open when the port stops."""
     names: dict[int, Any] = {
         socket.AF_INET: ("127.0.0.1", 0),
         socket.AF_INET6: ("::1", 0),
         socket.AF_UNIX: os.fspath(tmp_path / "u"),
     }
-    reactor: Any = bench.reactor
+    reactor: Any = harness.reactor
     with socket.socket(family) as sock:
         sock.bind(names[family])
         sock.listen()
@@ -58,18 +58,18 @@ def test_adopted_socket(bench: Bench, tmp_path: Path, family: socket.AddressFami
         assert (host.name if family == socket.AF_UNIX else host.port) in (name, os.fsencode(str(name)), name[1])
 
         def client() -> bytes:
-            answer = ask(family, name)
+            answer = exchange(family, name)
             reactor.callFromThread(port.stopListening)
             return answer
 
-        assert bench.run(client, factory) == b"hello"
+        assert harness.run(client, factory) == b"hello"
         assert factory.made[0].counted == (5, 5)
         assert sock.getsockname() == name
 
 
-def test_pause(bench: Bench) -> None:
-    """Clients that come while a port rests are served when it goes on."""
-    reactor: Any = bench.reactor
+def test_pause(harness: ReactorHarness) -> None:
+    """Clients that connect while a port is paused are served when it resumes."""
+    reactor: Any = harness.reactor
     factory = Recorders(Echo)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     name = "127.0.0.1", port.getHost().port
@@ -87,12 +87,12 @@ def test_pause(bench: Bench) -> None:
             sock.close()
         return answers
 
-    assert bench.run(client, factory) == [b"hello"] * 40
+    assert harness.run(client, factory) == [b"hello"] * 40
 
 
-def test_pause_from_a_connection(bench: Bench) -> None:
-    """A port that a new connection makes rest takes at most a batch more, and the others keep waiting."""
-    reactor: Any = bench.reactor
+def test_pause_from_a_connection(harness: ReactorHarness) -> None:
+    """A port that is paused by a new connection accepts at most the rest of a batch; the others wait in the queue."""
+    reactor: Any = harness.reactor
 
     class Pausing(Echo):
         def connectionMade(self) -> None:
@@ -116,7 +116,7 @@ def test_pause_from_a_connection(bench: Bench) -> None:
             sock.close()
         return answered
 
-    assert bench.run(client, factory) == 80
+    assert harness.run(client, factory) == 80
 
 
 _AT_THE_LIMIT = """
@@ -167,7 +167,7 @@ reactor.run()
 
 
 def test_no_client_is_lost_when_descriptors_run_out() -> None:
-    """At the limit of descriptors a SocketPort leaves clients in the kernel's queue, and all are served in the end."""
+    """Without free descriptors a SocketPort leaves clients in the kernel's queue, and serves all of them later."""
     command = [sys.executable, "-c", _AT_THE_LIMIT]
     with subprocess.Popen(command, cwd=_ROOT, env={**os.environ, "PYTHONPATH": str(_ROOT)}, stdout=subprocess.PIPE,
                           text=True) as server:  # fmt: skip
@@ -186,30 +186,30 @@ def test_no_client_is_lost_when_descriptors_run_out() -> None:
             server.kill()
 
 
-class _Rest(Recorder):
-    """Answers one piece, and looks at its end what else there was."""
+class _UnreadData(Recorder):
+    """Protocol that answers a piece and pauses, and reads the rest of the input at the end of the connection."""
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Keep the handle of the transport."""
         super().connectionMade()
         self.handle = self.transport.getHandle()
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer, and read no more."""
+        """Answer, and pause reading."""
         self.transport.write(data)
         self.transport.pauseProducing()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """Look."""
-        self.rest = self.handle.recv(100)
+        """Read the rest of the input."""
+        self.unread = self.handle.recv(100)
         super().connectionLost(reason)
 
 
 @pytest.mark.parametrize("far", [socket.AF_INET, socket.AF_UNIX])
-def test_a_connected_socket(bench: Bench, far: socket.AddressFamily) -> None:
-    """A connection that no port of ours has accepted is served like one; what is left at its end can still be read."""
-    reactor: Any = bench.reactor
-    factory = Recorders(_Rest)
+def test_adopted_connection(harness: ReactorHarness, far: socket.AddressFamily) -> None:
+    """A connection that was accepted elsewhere is served, and unread data can be read at its end."""
+    reactor: Any = harness.reactor
+    factory = Recorders(_UnreadData)
     if far == socket.AF_UNIX:
         near, client = socket.socketpair()
     else:
@@ -219,7 +219,7 @@ def test_a_connected_socket(bench: Bench, far: socket.AddressFamily) -> None:
     peer = near.getpeername()
     reactor.adoptStream(near.detach(), peer, far, factory.buildProtocol(None))
 
-    def ask() -> bytes:
+    def exchange() -> bytes:
         with client:
             client.sendall(b"hello")
             answer = client.recv(5, socket.MSG_WAITALL)
@@ -227,14 +227,14 @@ def test_a_connected_socket(bench: Bench, far: socket.AddressFamily) -> None:
             reactor.callFromThread(factory.made[0].transport.abortConnection)
             return answer
 
-    assert bench.run(ask, factory) == b"hello"
-    assert factory.made[0].rest == b"last"
+    assert harness.run(exchange, factory) == b"hello"
+    assert factory.made[0].unread == b"last"
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tcp6", "unix"])
-def test_a_port_is_closed_when_it_says_so(bench: Bench, tmp_path: Path, kind: str) -> None:
-    """When stopListening() fires, the same address can be had again."""
-    reactor: Any = bench.reactor
+def test_stop_listening_frees_the_address(harness: ReactorHarness, tmp_path: Path, kind: str) -> None:
+    """When stopListening() fires, the address can be used again."""
+    reactor: Any = harness.reactor
     path = os.fspath(tmp_path / "socket")
     host = "::1" if kind == "tcp6" else "127.0.0.1"
 
@@ -252,13 +252,13 @@ def test_a_port_is_closed_when_it_says_so(bench: Bench, tmp_path: Path, kind: st
         await port.stopListening()
         return 3
 
-    assert bench.run(blocking(reactor, serve)) == 3
+    assert harness.run(blocking(reactor, serve)) == 3
 
 
 @pytest.mark.parametrize("kind", ["tcp", "unix"])
-def test_an_address_is_free_in_connection_lost(bench: Bench, tmp_path: Path, kind: str) -> None:
-    """A protocol whose connection is lost can listen at once where that was accepted."""
-    reactor: Any = bench.reactor
+def test_an_address_is_free_in_connection_lost(harness: ReactorHarness, tmp_path: Path, kind: str) -> None:
+    """connectionLost() can listen at once on the address on which the connection was accepted."""
+    reactor: Any = harness.reactor
     path = os.fspath(tmp_path / "socket")
     ports: list[Any] = []
 
@@ -288,6 +288,6 @@ def test_an_address_is_free_in_connection_lost(bench: Bench, tmp_path: Path, kin
             blockingCallFromThread(reactor, ports[0].stopListening)
         while len(ports) == 1:
             blockingCallFromThread(reactor, lambda: None)
-        return [received, ask(family, name)]
+        return [received, exchange(family, name)]
 
-    assert bench.run(client, factory) == [b"hello", b"hello"]
+    assert harness.run(client, factory) == [b"hello", b"hello"]

@@ -1,4 +1,4 @@
-"""twistd finds the reactor, and a daemon on it serves after the fork and reaps its children."""
+"""Tests of twistd with the reactor, and of a daemon on it: service after the fork, and reaping of children."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ Serving().setServiceParent(application)
 
 
 def test_daemon(tmp_path: Path) -> None:
-    """A daemon of `twistd -r uv` serves clients after its forks, runs timers made before, and reaps children."""
+    """A daemon of `twistd -r uv` serves clients after its forks, runs earlier timers, and reaps children."""
     (tmp_path / "application.py").write_text(_APPLICATION)
     log, pid_file = tmp_path / "log", tmp_path / "pid"
     command = [*_TWISTD, "-r", "uv", "--logfile", str(log), "--pidfile", str(pid_file), "-y", "application.py"]
     subprocess.run(command, cwd=tmp_path, env=_ENVIRONMENT, check=True, timeout=20)
     # twistd returns when the daemon has started.
     daemon = int(pid_file.read_text())
-    # Readable once the daemon has ended, though it is no child of ours.
+    # A pidfd is readable after the exit of a process, even if the process is no child.
     ended = os.pidfd_open(daemon)
     try:
         name, port = (tmp_path / "told").read_text().split()

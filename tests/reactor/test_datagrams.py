@@ -1,4 +1,4 @@
-"""UDP ports keep what Twisted promises of them, count, and survive errors."""
+"""Tests of UDP ports: Twisted's interfaces, counts, and errors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from twisted.internet.threads import blockingCallFromThread
 from tests.reactor.conftest import blocking
 
 if TYPE_CHECKING:
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 
 class EchoDatagrams(DatagramProtocol):
-    """Echoes; `fail` raises, `huge` is too long an answer."""
+    """Echo protocol; `fail` raises an exception, `huge` gets an answer that is too large."""
 
     noisy = False
     transport: Any
@@ -28,23 +28,23 @@ class EchoDatagrams(DatagramProtocol):
         self.stopped = False
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
-        """Answer, or not."""
+        """Answer the datagram."""
         self.peers.append(addr)
         if datagram == b"fail":
             raise ValueError
         self.transport.write(b"x" * 70_000 if datagram == b"huge" else datagram, addr)
 
     def stopProtocol(self) -> None:
-        """The port is closed."""
+        """Record the close of the port."""
         self.stopped = True
 
 
 @pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
 @pytest.mark.parametrize("adopted", [False, True])
-def test_answers(bench: Bench, family: socket.AddressFamily, host: str, adopted: bool) -> None:
-    """Datagrams are answered and counted, also the empty one; peers are hosts and ports."""
+def test_answers(harness: ReactorHarness, family: socket.AddressFamily, host: str, adopted: bool) -> None:
+    """Datagrams are answered and counted, including an empty one; peers are hosts and ports."""
     protocol = EchoDatagrams()
-    reactor: Any = bench.reactor
+    reactor: Any = harness.reactor
     if adopted:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind((host, 0))
@@ -62,16 +62,16 @@ def test_answers(bench: Bench, family: socket.AddressFamily, host: str, adopted:
                 assert sock.recv(65536) == question
             return sock.getsockname()[:2]
 
-    name = bench.run(client)
+    name = harness.run(client)
     assert protocol.peers == [name] * 3
     assert (port.datagrams, port.bytes_in, port.bytes_out) == (3, 5005, 5005)
     assert protocol.stopped
 
 
-def test_errors_are_one_datagrams(bench: Bench, failures: list[Exception]) -> None:
-    """An exception, an answer that is too long and a client that is gone are that datagram's trouble alone."""
+def test_errors_affect_a_single_datagram(harness: ReactorHarness, failures: list[Exception]) -> None:
+    """An exception, an answer that is too large and a closed client affect no other datagram."""
     protocol = EchoDatagrams()
-    reactor: Any = bench.reactor
+    reactor: Any = harness.reactor
     port = reactor.listenUDP(0, protocol, "127.0.0.1")
 
     def client() -> bytes:
@@ -84,23 +84,23 @@ def test_errors_are_one_datagrams(bench: Bench, failures: list[Exception]) -> No
                 sock.sendto(question, name)
             return sock.recv(100)
 
-    assert bench.run(client) == b"hello"
+    assert harness.run(client) == b"hello"
     assert [type(failure) for failure in failures] == [ValueError, MessageLengthError]
     assert port.datagrams == 4
 
 
-def test_host_names_are_refused(bench: Bench) -> None:
-    """write() takes addresses and no names, as it would have to wait for an answer of the name service."""
-    reactor: Any = bench.reactor
+def test_host_names_are_refused(harness: ReactorHarness) -> None:
+    """write() accepts addresses only, since the lookup of a name would block."""
+    reactor: Any = harness.reactor
     port = reactor.listenUDP(0, EchoDatagrams(), "127.0.0.1")
     with pytest.raises(InvalidAddressError):
         port.write(b"x", ("localhost", 9))
-    bench.run(lambda: True)
+    harness.run(lambda: True)
 
 
-def test_pause(bench: Bench) -> None:
-    """Datagrams that come while a port rests are answered when it goes on."""
-    reactor: Any = bench.reactor
+def test_pause(harness: ReactorHarness) -> None:
+    """Datagrams that arrive while a port is paused are answered when it resumes."""
+    reactor: Any = harness.reactor
     port = reactor.listenUDP(0, EchoDatagrams(), "127.0.0.1")
 
     def client() -> bytes:
@@ -111,20 +111,20 @@ def test_pause(bench: Bench) -> None:
             assert sock.recv(100) == b"before"
             blockingCallFromThread(reactor, port.pause)
             sock.send(b"hello")
-            # The reactor has been at work since, and let it wait.
+            # The reactor has run meanwhile, and the datagram still waits.
             assert blockingCallFromThread(reactor, deferLater, reactor, 0.05, lambda: port.datagrams) == 1
             reactor.callFromThread(port.resume)
             return sock.recv(100)
 
-    assert bench.run(client) == b"hello"
+    assert harness.run(client) == b"hello"
     assert port.datagrams == 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 @pytest.mark.parametrize("when", ["served", "at once", "paused", "paused at once", "resumed"])
-def test_a_port_is_closed_when_it_says_so(bench: Bench, host: str, when: str) -> None:
-    """When stopListening() fires, the same port can be had again, whatever the port did before."""
-    reactor: Any = bench.reactor
+def test_stop_listening_frees_the_address(harness: ReactorHarness, host: str, when: str) -> None:
+    """When stopListening() fires, the address can be used again, in any state of the port."""
+    reactor: Any = harness.reactor
     again: list[int] = []
 
     def listen(number: int) -> Any:
@@ -145,5 +145,5 @@ def test_a_port_is_closed_when_it_says_so(bench: Bench, host: str, when: str) ->
             again.append(port.getHost().port - number)
         await port.stopListening()
 
-    bench.run(blocking(reactor, serve))
+    harness.run(blocking(reactor, serve))
     assert again == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""The reactor in programs that drive it themselves: iterate(), crash() and run() again."""
+"""Tests of programs that drive the reactor themselves: iterate(), crash() and repeated run()."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.reactor.test_streams import Echo
 if TYPE_CHECKING:
     import pytest
 
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 
 def _no_timers(monkeypatch: pytest.MonkeyPatch, reactor: Any) -> None:
-    """Let the loop take no timer: what needs one fails."""
+    """Make the loop raise an exception if a timer is set."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a timer was set")
@@ -24,25 +24,25 @@ def _no_timers(monkeypatch: pytest.MonkeyPatch, reactor: Any) -> None:
     monkeypatch.setattr(type(reactor.loop), "call_at", refuse)
 
 
-def test_a_pass_waits_for_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """iterate() runs what is due, in order and in the loop, and needs no timer for it."""
-    reactor: Any = bench.reactor
-    told: list[Any] = []
-    reactor.callLater(0, told.append, 1)
-    reactor.callLater(0, lambda: told.append(reactor.loop.is_running()))
-    late = reactor.callLater(1000, told.append, "late")
+def test_iterate_does_not_block(harness: ReactorHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """iterate() runs due calls, in order and in the loop, without a timer."""
+    reactor: Any = harness.reactor
+    events: list[Any] = []
+    reactor.callLater(0, events.append, 1)
+    reactor.callLater(0, lambda: events.append(reactor.loop.is_running()))
+    late = reactor.callLater(1000, events.append, "late")
     _no_timers(monkeypatch, reactor)
     reactor.iterate()
-    assert told == [1, True]
+    assert events == [1, True]
     reactor.iterate(0)
-    assert told == [1, True]
+    assert events == [1, True]
     monkeypatch.undo()
     late.cancel()
 
 
-def test_a_pass_serves_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that waits is accepted in one pass, its input served in the next one, and its end in the one after."""
-    reactor: Any = bench.reactor
+def test_iterate_serves_connections(harness: ReactorHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting client is accepted in one call, its input is handled in the next, and its end in the one after that."""
+    reactor: Any = harness.reactor
     factory = Recorders(Echo)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     _no_timers(monkeypatch, reactor)
@@ -62,42 +62,42 @@ def test_a_pass_serves_connections(bench: Bench, monkeypatch: pytest.MonkeyPatch
     assert stopped.called
 
 
-def test_a_pass_that_waits(bench: Bench) -> None:
-    """iterate(delay) serves what comes and is due meanwhile, and leaves nothing that ends a later run()."""
-    reactor: Any = bench.reactor
-    told: list[str] = []
-    reactor.callLater(0.01, told.append, "due")
-    while not told:
+def test_iterate_with_a_delay(harness: ReactorHarness) -> None:
+    """iterate(delay) handles events and due calls within the delay, and leaves no timer that ends a later run()."""
+    reactor: Any = harness.reactor
+    events: list[str] = []
+    reactor.callLater(0.01, events.append, "due")
+    while not events:
         reactor.iterate(0.005)
-    reactor.callLater(0.02, told.append, "in the run")
+    reactor.callLater(0.02, events.append, "in the run")
     reactor.callLater(0.03, reactor.crash)
     reactor.run(installSignalHandlers=False)
-    assert told == ["due", "in the run"]
+    assert events == ["due", "in the run"]
 
 
-def test_crash_of_a_reactor_that_does_not_run(bench: Bench) -> None:
-    """What crash() says before the loop runs does not end a later run()."""
-    reactor: Any = bench.reactor
+def test_crash_before_run(harness: ReactorHarness) -> None:
+    """crash() before the loop runs does not end a later run()."""
+    reactor: Any = harness.reactor
     reactor.crash()
     reactor.fireSystemEvent("shutdown")
-    told: list[str] = []
-    reactor.callLater(0.01, told.append, "ran")
+    events: list[str] = []
+    reactor.callLater(0.01, events.append, "ran")
     reactor.callLater(0.02, reactor.crash)
     reactor.run(installSignalHandlers=False)
-    assert told == ["ran"]
+    assert events == ["ran"]
 
 
-def test_crash_while_the_reactor_starts(bench: Bench) -> None:
-    """A reactor that is crashed by what it calls at its start does not run."""
-    reactor: Any = bench.reactor
+def test_crash_at_the_start(harness: ReactorHarness) -> None:
+    """A reactor that is crashed by a call at its start does not run."""
+    reactor: Any = harness.reactor
     reactor.callWhenRunning(reactor.crash)
     reactor.run(installSignalHandlers=False)
     assert not reactor.running
 
 
-def test_runs_one_after_another(bench: Bench) -> None:
-    """crash() ends one run(); connections and timed calls go on in the next one."""
-    reactor: Any = bench.reactor
+def test_repeated_runs(harness: ReactorHarness) -> None:
+    """crash() ends a run(); connections and delayed calls continue in the next run()."""
+    reactor: Any = harness.reactor
     factory = Recorders(Recorder)
     port = reactor.listenTCP(0, factory, interface="127.0.0.1")
     with socket.create_connection(("127.0.0.1", port.getHost().port)) as client:

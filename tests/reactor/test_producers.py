@@ -1,4 +1,4 @@
-"""Producers are asked for as much as the client takes, and no more."""
+"""Tests of producers: they are called while the client takes data, and not otherwise."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from tests.reactor.conftest import HalfCloseable, Recorder, Recorders
 from tests.reactor.test_streams import Echo, listen, read_all
 
 if TYPE_CHECKING:
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 _BLOCK = b"x" * 200_000
 
 
 class Pulled(Recorder):
-    """A pull producer of fifty blocks."""
+    """Pull producer of fifty blocks."""
 
     def connectionMade(self) -> None:
-        """Register."""
+        """Register the producer."""
         super().connectionMade()
         self.asked = 0
         self.transport.registerProducer(self, False)
 
     def resumeProducing(self) -> None:
-        """Write a block, and end after the last."""
+        """Write a block; unregister and close after the last."""
         self.asked += 1
         self.transport.write(_BLOCK)
         if self.asked == 50:
@@ -32,42 +32,42 @@ class Pulled(Recorder):
             self.transport.loseConnection()
 
     def stopProducing(self) -> None:
-        """Keep it."""
-        self.told.append("stop")
+        """Record the call."""
+        self.events.append("stop")
 
 
-def test_pull_producer(bench: Bench) -> None:
-    """A pull producer is asked each time everything is sent, until it unregisters."""
+def test_pull_producer(harness: ReactorHarness) -> None:
+    """A pull producer is resumed each time all data is sent, until it unregisters."""
     factory = Recorders(Pulled)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> int:
         with socket.create_connection(address) as sock:
             return len(read_all(sock))
 
-    assert bench.run(client, factory) == 50 * len(_BLOCK)
-    assert factory.made[0].told == ["ConnectionDone"]
+    assert harness.run(client, factory) == 50 * len(_BLOCK)
+    assert factory.made[0].events == ["ConnectionDone"]
     assert factory.made[0].counted == (0, 50 * len(_BLOCK))
 
 
-def test_pull_producer_is_not_asked_while_output_waits(bench: Bench) -> None:
-    """A client that does not read leaves a pull producer alone, and it is stopped when the client goes."""
+def test_pull_producer_is_not_resumed_while_output_waits(harness: ReactorHarness) -> None:
+    """A pull producer is not resumed while the client does not read, and it is stopped when the connection is lost."""
     factory = Recorders(Pulled)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
-            # What the kernel's buffers hold arrives in any case.
+            # The data in the kernel's buffers arrives in any case.
             assert sock.recv(1)
 
-    bench.run(client, factory)
+    harness.run(client, factory)
     made = factory.made[0]
     assert made.asked < 50
-    assert made.told == ["stop", "ConnectionLost"]
+    assert made.events == ["stop", "ConnectionLost"]
 
 
-def test_lose_connection_waits_for_the_producer(bench: Bench) -> None:
-    """loseConnection() with a producer registered closes when that is unregistered, and what it writes arrives."""
+def test_lose_connection_waits_for_the_producer(harness: ReactorHarness) -> None:
+    """loseConnection() closes after the producer is unregistered, and the data that it writes is sent."""
 
     class Producing(Recorder):
         def connectionMade(self) -> None:
@@ -77,57 +77,57 @@ def test_lose_connection_waits_for_the_producer(bench: Bench) -> None:
             self.transport.reactor.callLater(0, self.finish)
 
         def finish(self) -> None:
-            assert not self.told
+            assert not self.events
             self.transport.write(b"the rest")
             self.transport.unregisterProducer()
 
     factory = Recorders(Producing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             return read_all(sock)
 
-    assert bench.run(client, factory) == b"the rest"
-    assert factory.made[0].told == ["ConnectionDone"]
+    assert harness.run(client, factory) == b"the rest"
+    assert factory.made[0].events == ["ConnectionDone"]
 
 
-def test_push_producer(bench: Bench) -> None:
-    """A push producer is paused when too much waits, and resumed when it is gone."""
+def test_push_producer(harness: ReactorHarness) -> None:
+    """A push producer is paused when the write buffer is full, and resumed when it is empty."""
 
     class Producing(Recorder):
         def connectionMade(self) -> None:
             super().connectionMade()
             self.transport.registerProducer(self, True)
-            while not self.told:
+            while not self.events:
                 self.transport.write(_BLOCK)
 
         def pauseProducing(self) -> None:
-            self.told.append("pause")
+            self.events.append("pause")
 
         def resumeProducing(self) -> None:
-            self.told.append("resume")
+            self.events.append("resume")
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
         def stopProducing(self) -> None:
-            self.told.append("stop")
+            self.events.append("stop")
 
     factory = Recorders(Producing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> int:
         with socket.create_connection(address) as sock:
             return len(read_all(sock))
 
-    assert bench.run(client, factory) % len(_BLOCK) == 0
-    assert factory.made[0].told == ["pause", "resume", "ConnectionDone"]
+    assert harness.run(client, factory) % len(_BLOCK) == 0
+    assert factory.made[0].events == ["pause", "resume", "ConnectionDone"]
 
 
-def test_client_that_never_reads_is_bounded(bench: Bench) -> None:
+def test_client_that_never_reads_is_bounded(harness: ReactorHarness) -> None:
     """An echo whose transport is its own producer stops reading from a client that does not read."""
     factory = Recorders(Echo)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> int:
         with socket.create_connection(address) as sock:
@@ -141,13 +141,13 @@ def test_client_that_never_reads_is_bounded(bench: Bench) -> None:
             return sent
 
     waiting: list[int] = []
-    assert bench.run(client, factory) < 100_000_000
-    # The upper limit, and what one read brings.
+    assert harness.run(client, factory) < 100_000_000
+    # The high-water mark, and the size of a read.
     assert waiting[0] < 65_536 + 262_144 + 1
 
 
-def test_second_producer_is_refused(bench: Bench) -> None:
-    """Only one producer can be registered at a time, and one that comes too late is stopped."""
+def test_second_producer_is_refused(harness: ReactorHarness) -> None:
+    """A second producer raises an exception, and a producer registered after the close is stopped."""
 
     class Twice(HalfCloseable):
         def connectionMade(self) -> None:
@@ -156,7 +156,7 @@ def test_second_producer_is_refused(bench: Bench) -> None:
             try:
                 self.transport.registerProducer(self, True)
             except RuntimeError:
-                self.told.append("refused")
+                self.events.append("refused")
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -165,14 +165,14 @@ def test_second_producer_is_refused(bench: Bench) -> None:
             super().connectionLost(reason)
 
         def stopProducing(self) -> None:
-            self.told.append("stop")
+            self.events.append("stop")
 
     factory = Recorders(Twice)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             return read_all(sock)
 
-    bench.run(client, factory)
-    assert factory.made[0].told == ["refused", "stop", "ConnectionDone"]
+    harness.run(client, factory)
+    assert factory.made[0].events == ["refused", "stop", "ConnectionDone"]

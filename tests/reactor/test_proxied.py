@@ -1,4 +1,4 @@
-"""Connections of clients that somebody else has told of."""
+"""Tests of connections with a PROXY header."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from tests.reactor.test_streams import Echo
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 
 @dataclass
-class _Relay:
+class _ProxyHeader:
     size: int
     destination: Any
 
 
-class _Asking(Echo):
-    """Knows its ends, before it answers and after."""
+class _AddressRecorder(Echo):
+    """Echo that records addresses, traffic and log prefix."""
 
     def connectionMade(self) -> None:
-        """Ask."""
+        """Record them."""
         super().connectionMade()
         self.seen = self.transport.getPeer(), self.transport.getHost(), self.transport.client
         self.traffic = self.transport.traffic
@@ -43,13 +43,15 @@ V6 = ("2001:db8::1", 40_000, 0, 0), ("2001:db8::7", 443, 0, 0)
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
 @pytest.mark.parametrize("ends", [V4, V6, None])
-def test_both_ends_are_as_told(bench: Bench, tmp_path: Path, family: socket.AddressFamily, ends: Any) -> None:
-    """Whatever the family of the socket; what told it does not count as the client's."""
+def test_addresses_are_those_of_the_proxy_header(
+    harness: ReactorHarness, tmp_path: Path, family: socket.AddressFamily, ends: Any
+) -> None:
+    """For any family of the socket, the addresses are those of the header, and its bytes do not count as traffic."""
     names: dict[int, Any] = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}
     if ends is None and family == socket.AF_UNIX:
         pytest.skip("such a connection is any other")
-    factory = Recorders(_Asking)
-    reactor: Any = bench.reactor
+    factory = Recorders(_AddressRecorder)
+    reactor: Any = harness.reactor
     with socket.socket(family) as sock:
         sock.bind(names.get(family, os.fspath(tmp_path / "u")))
         sock.listen()
@@ -64,11 +66,11 @@ def test_both_ends_are_as_told(bench: Bench, tmp_path: Path, family: socket.Addr
                 assert far.recv(6) == b"header"
                 source, destination = ends or (peer, None)
                 descriptor = far.detach()
-                reactor.callFromThread(port.adopt, descriptor, source, family, _Relay(6, destination))
+                reactor.callFromThread(port.adopt, descriptor, source, family, _ProxyHeader(6, destination))
                 assert near.recv(100, socket.MSG_WAITALL) == b"hello"
                 return near.getsockname(), sock.getsockname()
 
-        real = bench.run(client, factory)
+        real = harness.run(client, factory)
     source, destination = ends or real
     kind = IPv4Address if len(source) == 2 else IPv6Address
     made = factory.made[0]

@@ -1,4 +1,4 @@
-"""Stream connections keep what Twisted promises of them."""
+"""Tests of stream connections: Twisted's interfaces on uv."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ from zope.interface.verify import verifyObject
 from tests.reactor.conftest import LIMIT, HalfCloseable, Recorder, Recorders
 
 if TYPE_CHECKING:
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Echo(HalfCloseable):
-    """Echoes by the shortest way."""
+    """Echo whose transport is its own producer."""
 
     def connectionMade(self) -> None:
-        """Tie reading to writing."""
+        """Connect the transport's input to its output."""
         super().connectionMade()
         self.transport.registerProducer(self.transport, True)
         self.dataReceived = self.transport.write  # type: ignore[method-assign]
         self.direct = self.transport.data_received is self.dataReceived
 
     def readConnectionLost(self) -> None:
-        """Close; there is nothing more to echo."""
+        """Close the connection after all data is sent."""
         self.transport.unregisterProducer()
         super().readConnectionLost()
 
 
-def listen(bench: Bench, factory: Recorders) -> tuple[str, int]:
-    """Listen on a port of the kernel's choice; where."""
-    address = bench.reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
+def listen(harness: ReactorHarness, factory: Recorders) -> tuple[str, int]:
+    """Listen on a port that the kernel chooses; return the address."""
+    address = harness.reactor.listenTCP(0, factory, interface="127.0.0.1").getHost()
     return address.host, address.port  # type: ignore[attr-defined]
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What comes until the end."""
+    """Read until the end."""
     data = bytearray()
     while piece := client.recv(65536):
         data += piece
     return bytes(data)
 
 
-def test_echo_after_half_close(bench: Bench) -> None:
-    """A client that half-closes gets everything back, and the bytes are counted exactly."""
+def test_echo_after_half_close(harness: ReactorHarness) -> None:
+    """All data is sent back to a client that has half-closed, and the byte counts are exact."""
     factory = Recorders(Echo)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
     question = bytes(range(256)) * 1024
 
     def client() -> bytes:
@@ -67,24 +67,24 @@ def test_echo_after_half_close(bench: Bench) -> None:
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
 
-    assert bench.run(client, factory) == question
-    assert factory.made[0].told == ["read", "ConnectionDone"]
+    assert harness.run(client, factory) == question
+    assert factory.made[0].events == ["read", "ConnectionDone"]
     assert factory.made[0].counted == (len(question), len(question))
 
 
-class _Asked(HalfCloseable):
-    """Asks for its counts in between."""
+class _CountingEcho(HalfCloseable):
+    """Echo that reads the byte counts before the end."""
 
     def dataReceived(self, data: bytes) -> None:
-        """Answer, and ask."""
+        """Record the counts, and answer."""
         self.early = self.transport.bytes_in, self.transport.bytes_out
         self.transport.write(data)
 
 
-def test_counts_that_were_asked_for_before_the_end(bench: Bench) -> None:
-    """At the end they are what they are then, and can be asked for after it."""
-    factory = Recorders(_Asked)
-    address = listen(bench, factory)
+def test_byte_counts_before_and_after_the_end(harness: ReactorHarness) -> None:
+    """Counts that were read before the end are current at the end, and can be read after it."""
+    factory = Recorders(_CountingEcho)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
@@ -92,28 +92,28 @@ def test_counts_that_were_asked_for_before_the_end(bench: Bench) -> None:
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock)
 
-    assert bench.run(client, factory) == b"once"
+    assert harness.run(client, factory) == b"once"
     (made,) = factory.made
     assert (made.early, made.counted) == ((4, 0), (4, 4))
     assert (made.transport.bytes_in, made.transport.bytes_out) == (4, 4)
 
 
-def test_echo_is_uvloops_own_write(bench: Bench) -> None:
-    """A protocol that sets dataReceived to the transport's write has uvloop call its own method, no Python."""
+def test_echo_is_uvloops_own_write(harness: ReactorHarness) -> None:
+    """If dataReceived is the transport's write, uvloop calls its own method, without Python code."""
     factory = Recorders(Echo)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             sock.sendall(b"x")
             return sock.recv(1)
 
-    assert bench.run(client, factory) == b"x"
+    assert harness.run(client, factory) == b"x"
     assert factory.made[0].direct
 
 
-def test_transport_interfaces(bench: Bench) -> None:
-    """The transport provides what Twisted's has, its options work, and its addresses are right."""
+def test_transport_interfaces(harness: ReactorHarness) -> None:
+    """The transport provides the interfaces of Twisted's, its options work, and its addresses are correct."""
     seen: dict[str, Any] = {}
 
     class Asking(Recorder):
@@ -130,13 +130,13 @@ def test_transport_interfaces(bench: Bench) -> None:
             seen["name"] = transport.getHandle().getpeername()
 
     factory = Recorders(Asking)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> Any:
         with socket.create_connection(address) as sock:
             return sock.getsockname()
 
-    name = bench.run(client, factory)
+    name = harness.run(client, factory)
     assert seen["no delay"] is False
     assert seen["options"] == (True, True)
     assert (seen["host"].host, seen["host"].port) == address
@@ -145,8 +145,8 @@ def test_transport_interfaces(bench: Bench) -> None:
 
 @pytest.mark.parametrize("enabled", [False, True])
 @pytest.mark.parametrize("adopted", [False, True])
-def test_no_delay_is_inherited(bench: Bench, enabled: bool, adopted: bool) -> None:
-    """TCP_NODELAY is as the listening socket has it, or as the connected socket that is handed over."""
+def test_no_delay_is_inherited(harness: ReactorHarness, enabled: bool, adopted: bool) -> None:
+    """TCP_NODELAY is that of the listening socket, or of the connected socket that was passed."""
     seen: list[bool] = []
 
     class Asking(Recorder):
@@ -154,7 +154,7 @@ def test_no_delay_is_inherited(bench: Bench, enabled: bool, adopted: bool) -> No
             super().connectionMade()
             seen.append(self.transport.getTcpNoDelay())
 
-    reactor: Any = bench.reactor
+    reactor: Any = harness.reactor
     factory = Recorders(Asking)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
@@ -173,12 +173,12 @@ def test_no_delay_is_inherited(bench: Bench, enabled: bool, adopted: bool) -> No
                 sock.shutdown(socket.SHUT_WR)
                 assert sock.recv(1) == b""
 
-        bench.run(client, factory)
+        harness.run(client, factory)
     assert seen == [enabled]
 
 
-def test_data_received_set_later(bench: Bench) -> None:
-    """A protocol may set another dataReceived at any time, and what comes then goes there."""
+def test_data_received_set_later(harness: ReactorHarness) -> None:
+    """A protocol may replace dataReceived at any time; later data is passed to the new one."""
     later: list[bytes] = []
 
     class Changing(Recorder):
@@ -188,7 +188,7 @@ def test_data_received_set_later(bench: Bench) -> None:
             self.transport.write(b"next")
 
     factory = Recorders(Changing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
@@ -196,12 +196,12 @@ def test_data_received_set_later(bench: Bench) -> None:
             assert sock.recv(4) == b"next"
             sock.sendall(b"two")
 
-    bench.run(client, factory)
+    harness.run(client, factory)
     assert (bytes(factory.made[0].received), later) == (b"one", [b"two"])
 
 
-def test_protocol_set_later(bench: Bench) -> None:
-    """Another protocol may be set on the transport, and takes what comes then, with the end."""
+def test_protocol_set_later(harness: ReactorHarness) -> None:
+    """The protocol of a transport may be replaced; the new one gets later data and the end."""
     second: list[Recorder] = []
 
     class First(Recorder):
@@ -215,7 +215,7 @@ def test_protocol_set_later(bench: Bench) -> None:
             self.transport.write(b"next")
 
     factory = Recorders(First)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
@@ -223,14 +223,16 @@ def test_protocol_set_later(bench: Bench) -> None:
             assert sock.recv(4) == b"next"
             sock.sendall(b"two")
 
-    bench.run(client, factory)
+    harness.run(client, factory)
     assert bytes(second[0].received) == b"two"
-    assert second[0].told == ["ConnectionDone"]
+    assert second[0].events == ["ConnectionDone"]
 
 
 @pytest.mark.parametrize("raised", [ValueError("mine"), OSError(errno.EPIPE, "mine")])
-def test_exception_drops_its_connection_alone(bench: Bench, failures: list[Exception], raised: Exception) -> None:
-    """An exception in a protocol is logged and ends that connection with it as the reason; others go on."""
+def test_exception_drops_its_connection_alone(
+    harness: ReactorHarness, failures: list[Exception], raised: Exception
+) -> None:
+    """An exception in a protocol is logged and is the reason of the loss of its connection; others continue."""
 
     class Failing(Recorder):
         def dataReceived(self, data: bytes) -> None:
@@ -239,7 +241,7 @@ def test_exception_drops_its_connection_alone(bench: Bench, failures: list[Excep
             self.transport.write(data)
 
     factory = Recorders(Failing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as one, socket.create_connection(address) as two:
@@ -248,12 +250,12 @@ def test_exception_drops_its_connection_alone(bench: Bench, failures: list[Excep
             two.sendall(b"go on")
             return two.recv(5)
 
-    assert bench.run(client, factory) == b"go on"
+    assert harness.run(client, factory) == b"go on"
     assert failures == [raised]
-    assert [each.told for each in factory.made] == [[type(raised).__name__], ["ConnectionDone"]]
+    assert [each.events for each in factory.made] == [[type(raised).__name__], ["ConnectionDone"]]
 
 
-def test_exception_in_connection_made(bench: Bench, failures: list[Exception]) -> None:
+def test_exception_in_connection_made(harness: ReactorHarness, failures: list[Exception]) -> None:
     """An exception in connectionMade() is logged and ends the connection."""
 
     class Failing(Recorder):
@@ -262,32 +264,32 @@ def test_exception_in_connection_made(bench: Bench, failures: list[Exception]) -
             raise ValueError
 
     factory = Recorders(Failing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             return read_all(sock)
 
-    assert bench.run(client, factory) == b""
+    assert harness.run(client, factory) == b""
     assert [type(failure) for failure in failures] == [ValueError]
-    assert factory.made[0].told == ["ValueError"]
+    assert factory.made[0].events == ["ValueError"]
 
 
-def test_no_protocol(bench: Bench) -> None:
-    """A factory that builds no protocol has the client's connection closed."""
+def test_no_protocol(harness: ReactorHarness) -> None:
+    """If a factory builds no protocol, the connection is closed."""
     factory = Recorders(Recorder)
     factory.buildProtocol = lambda _address: None  # type: ignore[method-assign, assignment]
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             return read_all(sock)
 
-    assert bench.run(client, factory) == b""
+    assert harness.run(client, factory) == b""
 
 
-def test_lose_connection_sends_everything_first(bench: Bench) -> None:
-    """What was written before loseConnection() arrives, however slowly the client reads; later writes are harmless."""
+def test_lose_connection_sends_everything_first(harness: ReactorHarness) -> None:
+    """Data written before loseConnection() is sent to a slow client; later writes are ignored."""
     answer = b"x" * 8_000_000
 
     class AnsweringRecorder(Recorder):
@@ -305,29 +307,29 @@ def test_lose_connection_sends_everything_first(bench: Bench) -> None:
             self.transport.resumeProducing()
 
     factory = Recorders(AnsweringRecorder)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> int:
         with socket.create_connection(address) as sock:
             return len(read_all(sock))
 
-    assert bench.run(client, factory) == len(answer)
-    assert factory.made[0].told == ["ConnectionDone"]
+    assert harness.run(client, factory) == len(answer)
+    assert factory.made[0].events == ["ConnectionDone"]
     assert factory.made[0].counted == (0, len(answer))
 
 
-def test_abort(bench: Bench) -> None:
-    """abortConnection() resets the connection, and the protocol is told once."""
+def test_abort(harness: ReactorHarness) -> None:
+    """abortConnection() resets the connection, and connectionLost() is called once."""
 
     class Aborting(Recorder):
         def dataReceived(self, _data: bytes) -> None:
             self.transport.abortConnection()
             self.transport.abortConnection()
             self.transport.loseConnection()
-            assert not self.told
+            assert not self.events
 
     factory = Recorders(Aborting)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
@@ -335,25 +337,25 @@ def test_abort(bench: Bench) -> None:
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)
 
-    bench.run(client, factory)
-    assert factory.made[0].told == ["ConnectionAborted"]
+    harness.run(client, factory)
+    assert factory.made[0].events == ["ConnectionAborted"]
 
 
-def test_reset_by_client(bench: Bench) -> None:
-    """A connection that the client resets is lost, not done."""
+def test_reset_by_client(harness: ReactorHarness) -> None:
+    """A connection that the client resets is lost, not closed in good order."""
     factory = Recorders(HalfCloseable)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
-    bench.run(client, factory)
-    assert factory.made[0].told == ["ConnectionLost"]
+    harness.run(client, factory)
+    assert factory.made[0].events == ["ConnectionLost"]
 
 
-def test_lose_write_connection(bench: Bench) -> None:
-    """After loseWriteConnection() the client has everything and the end, and may go on sending."""
+def test_lose_write_connection(harness: ReactorHarness) -> None:
+    """After loseWriteConnection() the client has all data and the end of file, and may continue to send."""
     answer = b"x" * 4_000_000
 
     class Closing(HalfCloseable):
@@ -363,7 +365,7 @@ def test_lose_write_connection(bench: Bench) -> None:
             self.transport.loseWriteConnection()
 
     factory = Recorders(Closing)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> int:
         with socket.create_connection(address) as sock:
@@ -371,28 +373,28 @@ def test_lose_write_connection(bench: Bench) -> None:
             sock.sendall(b"more")
             return length
 
-    assert bench.run(client, factory) == len(answer)
+    assert harness.run(client, factory) == len(answer)
     assert bytes(factory.made[0].received) == b"more"
-    assert factory.made[0].told == ["write", "read", "ConnectionDone"]
+    assert factory.made[0].events == ["write", "read", "ConnectionDone"]
     assert factory.made[0].counted == (4, len(answer))
 
 
-def test_paused_from_the_beginning(bench: Bench) -> None:
-    """A protocol that pauses in connectionMade() gets nothing before it resumes, and then everything."""
+def test_paused_from_the_beginning(harness: ReactorHarness) -> None:
+    """A protocol that pauses in connectionMade() gets no data before it resumes, and all data then."""
 
     class Paused(HalfCloseable):
         def connectionMade(self) -> None:
             super().connectionMade()
             self.transport.pauseProducing()
-            self.transport.reactor.callLater(0.05, self.go_on)
+            self.transport.reactor.callLater(0.05, self.resume)
 
-        def go_on(self) -> None:
+        def resume(self) -> None:
             assert not self.received
-            assert not self.told
+            assert not self.events
             self.transport.resumeProducing()
 
     factory = Recorders(Paused)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> None:
         with socket.create_connection(address) as sock:
@@ -400,13 +402,13 @@ def test_paused_from_the_beginning(bench: Bench) -> None:
             sock.shutdown(socket.SHUT_WR)
             read_all(sock)
 
-    bench.run(client, factory)
+    harness.run(client, factory)
     assert bytes(factory.made[0].received) == b"hello"
-    assert factory.made[0].told == ["read", "ConnectionDone"]
+    assert factory.made[0].events == ["read", "ConnectionDone"]
 
 
-def test_log_prefix(bench: Bench) -> None:
-    """Lines that a protocol logs carry its prefix, as on Twisted's reactors; those of timers don't."""
+def test_log_prefix(harness: ReactorHarness) -> None:
+    """Log lines of a protocol have its prefix, as on Twisted's reactors; those of timers do not."""
     seen: list[str] = []
 
     class Logging(Recorder):
@@ -422,19 +424,19 @@ def test_log_prefix(bench: Bench) -> None:
             self.transport.loseConnection()
 
     factory = Recorders(Logging)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> bytes:
         with socket.create_connection(address) as sock:
             sock.sendall(b"x")
             return read_all(sock)
 
-    bench.run(client, factory)
+    harness.run(client, factory)
     assert seen == ["mine,0,127.0.0.1", "-"]
 
 
-def test_reactor_stop_ends_connections(bench: Bench) -> None:
-    """When the reactor stops, open connections are told."""
+def test_reactor_stop_ends_connections(harness: ReactorHarness) -> None:
+    """When the reactor stops, connectionLost() is called for open connections."""
 
     class Greeting(Recorder):
         def connectionMade(self) -> None:
@@ -442,15 +444,15 @@ def test_reactor_stop_ends_connections(bench: Bench) -> None:
             self.transport.write(b"x")
 
     factory = Recorders(Greeting)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
 
     def client() -> socket.socket:
         sock = socket.create_connection(address)
         assert sock.recv(1) == b"x"
         return sock
 
-    with bench.run(client):
-        assert [each.told for each in factory.made] == [["ConnectionLost"]]
+    with harness.run(client):
+        assert [each.events for each in factory.made] == [["ConnectionLost"]]
 
 
 _INTERRUPTED = """
@@ -483,7 +485,7 @@ client = socket.create_connection(("127.0.0.1", tcp))
 client.sendall(b"a")
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"a", ("127.0.0.1", udp))
 
-# It is all in the kernel's queues already, so the reactor meets it first.
+# All input is in the kernel's queues already, so it is handled before the timer.
 reactor.callLater(0.2, reactor.stop)
 try:
     reactor.run()
@@ -499,7 +501,7 @@ else:
 )
 @pytest.mark.parametrize(("raised", "end"), [("KeyboardInterrupt", "interrupted"), ("SystemExit", "stopped")])
 def test_ctrl_c_ends_the_program(where: str, raised: str, end: str) -> None:
-    """KeyboardInterrupt gets through protocols to the caller of run(); what else they raise ends one connection."""
+    """KeyboardInterrupt in a protocol ends run(); another exception ends its connection."""
     words = [sys.executable, "-c", _INTERRUPTED, where, raised]
     done = subprocess.run(
         words,

@@ -1,4 +1,4 @@
-"""UNIX sockets pass descriptors and count; startTLS() works on a connection in the clear."""
+"""Tests of UNIX sockets, with descriptors and counts, and of startTLS()."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tests.reactor.test_streams import Echo, listen, read_all
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.reactor.conftest import Bench
+    from tests.reactor.conftest import ReactorHarness
 
 _HOUR = datetime.timedelta(hours=1)
 
 
 def connect(path: Path) -> socket.socket:
-    """A client of a UNIX socket."""
+    """Connect to a UNIX socket."""
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(os.fspath(path))
     return sock
 
 
-def test_unix_echo(bench: Bench, tmp_path: Path) -> None:
-    """A UNIX socket is served as TCP is, and its bytes are counted."""
+def test_unix_echo(harness: ReactorHarness, tmp_path: Path) -> None:
+    """A UNIX socket is served like TCP, and its bytes are counted."""
     path = tmp_path / "echo"
     factory = Recorders(Echo)
-    port: Any = bench.reactor.listenUNIX(os.fspath(path), factory)
+    port: Any = harness.reactor.listenUNIX(os.fspath(path), factory)
     assert port.getHost().name == os.fsencode(path)
     question = bytes(range(256)) * 2000
 
@@ -53,12 +53,12 @@ def test_unix_echo(bench: Bench, tmp_path: Path) -> None:
             sock.shutdown(socket.SHUT_WR)
             return answer + read_all(sock)
 
-    assert bench.run(client, factory) == question
+    assert harness.run(client, factory) == question
     assert factory.made[0].counted == (len(question), len(question))
 
 
-def test_descriptors_are_sent(bench: Bench, tmp_path: Path) -> None:
-    """Descriptors arrive with the bytes written after them, in order, even when the client reads late."""
+def test_descriptors_are_sent(harness: ReactorHarness, tmp_path: Path) -> None:
+    """Descriptors arrive with the bytes written after them, in order, even if the client reads late."""
     path = tmp_path / "send"
     count = 40
 
@@ -66,7 +66,7 @@ def test_descriptors_are_sent(bench: Bench, tmp_path: Path) -> None:
         def connectionMade(self) -> None:
             super().connectionMade()
             transport: Any = self.transport
-            # More than the kernel takes, so that descriptors have to wait.
+            # This is more than the kernel takes, so descriptors have to wait.
             transport.write(b"x" * 1_000_000)
             for _ in range(count):
                 transport.sendFileDescriptor(self.factory.descriptor)  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ def test_descriptors_are_sent(bench: Bench, tmp_path: Path) -> None:
 
     factory = Recorders(Sending)
     factory.descriptor = os.open(os.devnull, os.O_RDONLY)  # type: ignore[attr-defined]
-    bench.reactor.listenUNIX(os.fspath(path), factory)
+    harness.reactor.listenUNIX(os.fspath(path), factory)
 
     def client() -> tuple[bytes, int]:
         data, received = b"", 0
@@ -90,38 +90,38 @@ def test_descriptors_are_sent(bench: Bench, tmp_path: Path) -> None:
                     return data, received
                 data += piece
 
-    data, received = bench.run(client, factory)
+    data, received = harness.run(client, factory)
     os.close(factory.descriptor)  # type: ignore[attr-defined]
     assert data == b"x" * 1_000_000 + b"d" * count + b"end"
     assert received == count
-    assert factory.made[0].told == ["ConnectionDone"]
+    assert factory.made[0].events == ["ConnectionDone"]
 
 
-def test_descriptors_are_received(bench: Bench, tmp_path: Path) -> None:
-    """A protocol that takes descriptors gets them."""
+def test_descriptors_are_received(harness: ReactorHarness, tmp_path: Path) -> None:
+    """A protocol that accepts descriptors gets them."""
     path = tmp_path / "receive"
 
     @implementer(IFileDescriptorReceiver)
     class Receiving(Recorder):
         def fileDescriptorReceived(self, descriptor: int) -> None:
             os.close(descriptor)
-            self.told.append("descriptor")
+            self.events.append("descriptor")
 
     factory = Recorders(Receiving)
-    bench.reactor.listenUNIX(os.fspath(path), factory)
+    harness.reactor.listenUNIX(os.fspath(path), factory)
 
     def client() -> None:
         with connect(path) as sock:
             socket.send_fds(sock, [b"x"], [0])
 
-    bench.run(client, factory)
-    assert factory.made[0].told == ["descriptor", "ConnectionDone"]
+    harness.run(client, factory)
+    assert factory.made[0].events == ["descriptor", "ConnectionDone"]
     assert bytes(factory.made[0].received) == b"x"
 
 
 @pytest.fixture(scope="module")
 def options() -> CertificateOptions:
-    """TLS with a certificate that signed itself."""
+    """Return TLS options with a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     now = datetime.datetime.now(datetime.UTC)
@@ -130,8 +130,8 @@ def options() -> CertificateOptions:
     return CertificateOptions(privateKey=key, certificate=certificate)  # type: ignore[arg-type]
 
 
-def test_start_tls(bench: Bench, options: CertificateOptions) -> None:
-    """After startTLS() what is written goes out in TLS, the transport says so, and the end is orderly."""
+def test_start_tls(harness: ReactorHarness, options: CertificateOptions) -> None:
+    """After startTLS() data is sent over TLS, the transport provides ISSLTransport, and it is closed in good order."""
 
     class Starting(Recorder):
         def dataReceived(self, data: bytes) -> None:
@@ -146,7 +146,7 @@ def test_start_tls(bench: Bench, options: CertificateOptions) -> None:
                 transport.loseConnection()
 
     factory = Recorders(Starting)
-    address = listen(bench, factory)
+    address = listen(harness, factory)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -161,5 +161,5 @@ def test_start_tls(bench: Bench, options: CertificateOptions) -> None:
                 secure.unwrap()
                 return answer
 
-    assert bench.run(client, factory) == b"hello!"
-    assert factory.made[0].told == ["ConnectionDone"]
+    assert harness.run(client, factory) == b"hello!"
+    assert factory.made[0].events == ["ConnectionDone"]

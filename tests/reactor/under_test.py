@@ -1,4 +1,4 @@
-"""The reactor as Twisted's ReactorBuilder wants it: made afresh for each test, and its loop closed after it."""
+"""The reactor for Twisted's ReactorBuilder: a new one for each test, whose loop is closed afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["UvReactor"]
 
 
 def UvReactor(case: SynchronousTestCase) -> Reactor:
-    """A new reactor for one test."""
+    """Return a new reactor for a test."""
     reactor = Reactor()
     case.addCleanup(reactor.loop.close)
     return reactor
