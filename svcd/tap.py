@@ -106,9 +106,9 @@ def _daemon(options: Options) -> Daemon:
     use_monotonic_time(reactor)
 
     parent: Any = {} if options.parent is None else options.parent
-    registry, began = MetricsRegistry(), time.monotonic()
+    registry, start = MetricsRegistry(), time.monotonic()
     desired = options.services()
-    registry.config_seconds = time.monotonic() - began
+    registry.config_seconds = time.monotonic() - start
     # Before twistd leaves the terminal: some variables have the pid of this process, and twistd forks then.
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     socket_pool = inherited_socket_pool(os.environ, os.getpid(), options.handover)
@@ -170,10 +170,10 @@ def _dependencies(
     """Return the objects that built-in services may need. Each kind of name lookup has threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseResolver(reactor, reactor)
-    return ServiceDependencies(reactor, names, files, budget, registry, _outgoing(reactor))
+    return ServiceDependencies(reactor, names, files, budget, registry, _endpoint_maker(reactor))
 
 
-def _outgoing(reactor: Any) -> Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]:  # noqa: ANN401
+def _endpoint_maker(reactor: Any) -> Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]:  # noqa: ANN401
     """Return the function that makes the endpoint of a redirection's server."""
 
     @cache
@@ -222,13 +222,13 @@ def _control(
 ) -> ControlService | None:
     """Return the service that listens on the control socket; None if there is no control socket."""
     path, named = options["control"], options["control"] is not None
-    make = None
+    make_parent = None
     if not named:
         # With --uid the new daemon of an upgrade runs as another user, which has other default paths.
         path = socket_pool.control_path
-        place = None if path else _usual_place(account)
+        place = None if path else _default_control_path(account)
         if place is not None:
-            path, make = place.path, partial(make_directory, place, account.user, account.group)
+            path, make_parent = place.path, partial(make_directory, place, account.user, account.group)
     if not path:
         return None
     # A daemon without a control socket does not need these modules.
@@ -236,11 +236,11 @@ def _control(
 
     users = frozenset({0, os.geteuid(), *([account.user] if account.user is not None else [])})
     path = os.path.abspath(path)  # noqa: PTH100 - a daemon changes its folder
-    settings = ControlSocket(path, named, socket_pool.take_control(path), account.user, make)
+    settings = ControlSocket(path, named, socket_pool.take_control(path), account.user, make_parent)
     return ControlService(reactor, settings, ControlFactory(commands(), users, reactor), store)
 
 
-def _usual_place(account: DaemonAccount) -> ControlPath | None:
+def _default_control_path(account: DaemonAccount) -> ControlPath | None:
     """Return the default path of the control socket; None, which is logged, if no default path can be used."""
     problems = []
     for place in control_paths():

@@ -40,7 +40,7 @@ class StandardStreams:
         self._reactor = reactor
         self._source = source
         self._sink = sink
-        self._wanted: SimpleQueue[Deferred[bytes]] = SimpleQueue()
+        self._reads: SimpleQueue[Deferred[bytes]] = SimpleQueue()
         self._thread: Thread | None = None
         self.interactive = os.isatty(source) and os.isatty(sink)
 
@@ -54,20 +54,20 @@ class StandardStreams:
             self._thread = Thread(target=self._read_on_demand, name="input", daemon=True)
             self._thread.start()
         # Without a canceller: a Deferred drops the result that follows a cancellation.
-        wanted: Deferred[bytes] = Deferred()
-        self._wanted.put(wanted)
-        return wanted
+        read: Deferred[bytes] = Deferred()
+        self._reads.put(read)
+        return read
 
     def _read_on_demand(self) -> None:
         found = b"unknown"
         while found:
-            wanted = self._wanted.get()
+            read = self._reads.get()
             try:
                 found = self._read()
             except OSError as error:
-                self._reactor.callFromThread(wanted.errback, error)
+                self._reactor.callFromThread(read.errback, error)
                 return
-            self._reactor.callFromThread(wanted.callback, found)
+            self._reactor.callFromThread(read.callback, found)
 
     def _read(self) -> bytes:
         while True:

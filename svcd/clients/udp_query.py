@@ -114,10 +114,10 @@ class _Socket(DatagramProtocol):
     @classmethod
     def open(cls, reactor: Reactor, address: Address) -> _Socket:
         """Open a socket to an address."""
-        made = cls()
-        reactor.listenUDP(0, made, interface="::" if ":" in address.host else "", maxPacketSize=65_536)
-        made.transport.connect(address.host, address.port)
-        return made
+        protocol = cls()
+        reactor.listenUDP(0, protocol, interface="::" if ":" in address.host else "", maxPacketSize=65_536)
+        protocol.transport.connect(address.host, address.port)
+        return protocol
 
     def ask(self, question: bytes) -> Deferred[bytes]:
         """Send a question; return a Deferred with the answer. After its cancellation the question may be repeated.

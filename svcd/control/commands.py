@@ -214,8 +214,8 @@ class Commands:
 
         def services() -> list[Service]:
             idle = [*supervisor.disabled, *supervisor.broken.ids]
-            meant = [name for name in idle if service in (name, name.rpartition("/")[0])]
-            name = _choose(service, meant or list(dict.fromkeys([*idle, *supervisor.hosted])), "service")
+            matching = [name for name in idle if service in (name, name.rpartition("/")[0])]
+            name = _choose(service, matching or list(dict.fromkeys([*idle, *supervisor.hosted])), "service")
             chosen.append(name)
             if name not in idle:
                 if any(listener.paused for listener in supervisor.listeners_of(name)):
@@ -296,8 +296,8 @@ class Commands:
         try:
             self._supervisor.log_from(level)
         except ValueError:
-            words = ", ".join(reversed(PRIORITIES))
-            raise CommandError(f"there is no level {level!r}; the levels are {words}") from None
+            levels = ", ".join(reversed(PRIORITIES))
+            raise CommandError(f"there is no level {level!r}; the levels are {levels}") from None
         return {"level": level}
 
     def _find(self, name: str) -> RunningService:

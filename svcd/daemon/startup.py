@@ -39,10 +39,10 @@ def connection_limit(sockets: int) -> int:
         sockets: the number of listening sockets.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
+    target = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < target:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+        soft = target
     limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     if limit < _FEW_DESCRIPTORS:
         connections = max(1, limit - sockets - RESERVE)
@@ -84,15 +84,15 @@ def own_program(options: Mapping[str, Any], environment: Mapping[str, str], acco
         account: the account, with the limit of open files that the process was started with.
     """
     try:
-        folder = os.getcwd()  # noqa: PTH109 - as text
+        directory = os.getcwd()  # noqa: PTH109 - as text
     except OSError:
         # The directory was removed; the upgrade will fail to enter it, with an error message.
-        folder = os.environ.get("PWD", ".")
+        directory = os.environ.get("PWD", ".")
     # sys.orig_argv includes the interpreter's own options. Its first item becomes the full path of the interpreter,
     # from which this finds its virtual environment.
-    words = (sys.executable, *sys.orig_argv[1:])
+    argv = (sys.executable, *sys.orig_argv[1:])
     foreground = bool(options.get("nodaemon") or options.get("debug"))
-    return CommandLine(words, folder, dict(environment), account.open_files, foreground)
+    return CommandLine(argv, directory, dict(environment), account.open_files, foreground)
 
 
 def _first_environment() -> dict[str, str]:

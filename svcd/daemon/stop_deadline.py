@@ -30,7 +30,7 @@ class StopDeadline:
 
     def __init__(self, report: Callable[[str], None], leave: Callable[[int], object] = os._exit) -> None:
         self._report = report
-        self._leave = leave
+        self._exit = leave
         self._main = threading.get_ident()
 
     def start(self, seconds: float) -> None:
@@ -47,7 +47,7 @@ class StopDeadline:
         reported.acquire()
         _thread.start_new_thread(self._report_running, (reported,))
         reported.acquire(timeout=_REPORT_SECONDS)
-        self._leave(os.EX_OK)
+        self._exit(os.EX_OK)
 
     def _report_running(self, reported: _thread.LockType) -> None:
         # The process is about to exit: a traceback would reach no log.

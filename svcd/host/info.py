@@ -219,8 +219,8 @@ class Host:
 def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) -> str:
     reason = imported.reason
     if reason is None:
-        late = f"its import takes longer than start_timeout={seconds:g}s, and goes on"
-        reason = late if imported.seconds > seconds else STILL_IMPORTING
+        pending = f"its import takes longer than start_timeout={seconds:g}s, and goes on"
+        reason = pending if imported.seconds > seconds else STILL_IMPORTING
     if reason:
         return f"can't serve {reference}: {reason}"
     found = import_object(reference)

@@ -38,7 +38,7 @@ class PathWatcher:
         directories: dict[str, set[str]] = {}
         for path in paths:
             directories.setdefault(_existing_parent(os.path.dirname(path)), set()).add(path)  # noqa: PTH120 - as it was written
-        wanted = {directory: frozenset(inside) for directory, inside in directories.items()}
+        wanted = {directory: frozenset(watched_paths) for directory, watched_paths in directories.items()}
         if wanted == self._watched:
             return
         self.stop()
@@ -56,11 +56,11 @@ class PathWatcher:
             return
         watcher.startReading()
         self._inotify = watcher
-        for directory, inside in wanted.items():
+        for directory, watched_paths in wanted.items():
             # The directory was removed meanwhile, or fs.inotify.max_user_watches is exhausted.
             with contextlib.suppress(OSError):
                 watcher.watch(FilePath(directory), mask, callbacks=[partial(self._notify, directory)])
-                self._watched[directory] = inside
+                self._watched[directory] = watched_paths
 
     def _notify(self, directory: str, _watch: object, path: FilePath[bytes], _mask: int) -> None:
         """Report the paths that an event in their directory, or in an ancestor, may concern."""

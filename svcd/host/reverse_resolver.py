@@ -56,8 +56,8 @@ def confirmed_system_host_of(address: str) -> str | None:
         return None
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        wanted = address_number(address)
-        return host if any(address_number(str(name[0])) == wanted for *_, name in found) else None
+        number = address_number(address)
+        return host if any(address_number(str(name[0])) == number for *_, name in found) else None
     except (OSError, UnicodeError, ValueError):
         return None
 

@@ -52,8 +52,8 @@ class ServiceManager:
         address = environment.pop("NOTIFY_SOCKET", None)
         period = environment.pop("WATCHDOG_USEC", "")
         guarded = environment.pop("WATCHDOG_PID", "")
-        ours = not guarded or guarded == str(pid)
-        watchdog = int(period) / 1e6 if period.isdecimal() and int(period) and ours else None
+        read_end = not guarded or guarded == str(pid)
+        watchdog = int(period) / 1e6 if period.isdecimal() and int(period) and read_end else None
         return cls(address, watchdog)
 
     @property
@@ -136,18 +136,18 @@ class ServiceManager:
 
         The manager then closes the descriptor that is sent with BARRIER=1 (sd_notify_barrier(3)).
         """
-        ours, theirs = os.pipe2(os.O_CLOEXEC)
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            sent = self.send("BARRIER=1", fd=theirs)
-            os.close(theirs)
-            theirs = -1
-            watch = select.poll()
-            watch.register(ours, 0)
-            return sent and bool(watch.poll(seconds * 1000))
+            sent = self.send("BARRIER=1", fd=write_end)
+            os.close(write_end)
+            write_end = -1
+            poller = select.poll()
+            poller.register(read_end, 0)
+            return sent and bool(poller.poll(seconds * 1000))
         finally:
-            os.close(ours)
-            if theirs >= 0:
-                os.close(theirs)
+            os.close(read_end)
+            if write_end >= 0:
+                os.close(write_end)
 
     def close(self) -> None:
         """Close the socket; the next message opens it again."""
@@ -180,9 +180,9 @@ class StatusReporter:
         If it were sent earlier, a signal sent in response would terminate the process at once.
         """
         if self._manager.present:
-            self._calls["ready"] = self._clock.callLater(0, self._begin)
+            self._calls["ready"] = self._clock.callLater(0, self._start_timers)
 
-    def _begin(self) -> None:
+    def _start_timers(self) -> None:
         del self._calls["ready"]
         self.reloaded()
         self._repeat("status", _STATUS_SECONDS, self._send_status)

@@ -129,13 +129,13 @@ class LogSetup:
                 After that, the number of lines that are left is written to the standard error.
         """
         now = time.monotonic()
-        end, latest = now + seconds, now + 2 * seconds
+        end, limit = now + seconds, now + 2 * seconds
         self.log_writer.flush()
         before = self.log_writer.waiting
         while (waiting := self.log_writer.waiting) or (self._journald is not None and self._journald.unread):
             now = time.monotonic()
             if waiting < before:
-                before, end = waiting, min(now + seconds, latest)
+                before, end = waiting, min(now + seconds, limit)
             if now >= end:
                 break
             time.sleep(_FINISH_PAUSE)

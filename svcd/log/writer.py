@@ -177,11 +177,11 @@ class LogWriter:
             self._keep_unwritten(lines[written:])
 
     def _keep_unwritten(self, lines: list[str]) -> None:
-        given_up = len(lines) - MAX_LINES
-        if given_up > 0:
+        excess = len(lines) - MAX_LINES
+        if excess > 0:
             if not self._lost:
                 self._gap_index, self._gap_stamp = MAX_LINES, self.stamp()
-            self._lost += given_up
+            self._lost += excess
             del lines[MAX_LINES:]
         self._lines = lines
         if self._schedule_flush != self.flush:

@@ -76,12 +76,12 @@ class FileBody:
         length: the number of bytes to send.
     """
 
-    __slots__ = ("_file", "_files", "_left", "_offset")
+    __slots__ = ("_file", "_files", "_offset", "_remaining")
 
     def __init__(self, files: OpenFiles, file: _OpenFile, length: int) -> None:
         self._files = files
         self._file = file
-        self._left = length
+        self._remaining = length
         self._offset = 0
 
     @property
@@ -95,12 +95,12 @@ class FileBody:
 
     def read(self) -> bytes:
         """Return the next piece; see svcd.protocols.http.response.Body."""
-        if not self._left:
+        if not self._remaining:
             return b""
-        piece = os.pread(self._file.descriptor, min(_PIECE, self._left), self._offset)
+        piece = os.pread(self._file.descriptor, min(_PIECE, self._remaining), self._offset)
         if not piece:
-            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._left} bytes are missing")
-        self._left -= len(piece)
+            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._remaining} bytes are missing")
+        self._remaining -= len(piece)
         self._offset += len(piece)
         return piece
 

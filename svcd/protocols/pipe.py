@@ -94,10 +94,10 @@ class BufferedPipeEnd(PipeEnd):
 
     Attributes:
         buffered: the input so far, in pieces.
-        gone: whether the connection is lost or about to be closed.
+        closed: whether the connection is lost or about to be closed.
     """
 
-    gone = False
+    closed = False
 
     def makeConnection(self, transport: StreamTransport) -> None:
         """Start with an empty buffer."""
@@ -106,14 +106,14 @@ class BufferedPipeEnd(PipeEnd):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data to the other end; keep a piece that was read before the transport was paused."""
-        if self.other is None and not self.gone:
+        if self.other is None and not self.closed:
             self.buffered.append(data)
         else:
             super().dataReceived(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Close the other connection, too."""
-        self.gone = True
+        self.closed = True
         super().connectionLost(reason)
 
     def join(self, other: PipeEnd) -> None:

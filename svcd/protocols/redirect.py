@@ -66,7 +66,7 @@ class RedirectProtocol(BufferedPipeEnd):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Cancel the attempt to connect, and close the connection to the other server."""
-        self.gone = True
+        self.closed = True
         self._attempt.cancel()
         super().connectionLost(reason)
 
@@ -93,11 +93,11 @@ class RedirectProtocol(BufferedPipeEnd):
     def _failed(self, failure: Failure) -> None:
         self._stop_timeout()
         self.factory.descriptors.release()
-        if not self.gone:
+        if not self.closed:
             timed_out = self._timed_out or failure.check(error.TimeoutError)
             reason = "it does not answer" if timed_out else _reason(failure.value)
             self.failure_text = f"can't connect to {self.factory.name}: {reason}"
-            self.gone = True
+            self.closed = True
             self.transport.loseConnection()
 
 

@@ -193,7 +193,7 @@ class ClientEnd(BufferedPipeEnd):
     def dataReceived(self, data: bytes) -> None:
         """Pass data on to the handler; after its exit, discard a limited amount."""
         super().dataReceived(data)
-        if self.gone:
+        if self.closed:
             self._discarded_bytes += len(data)
             if self._discarded_bytes > LINGER_BYTES:
                 # The client still has time to read the remaining output.
@@ -202,13 +202,13 @@ class ClientEnd(BufferedPipeEnd):
     def readConnectionLost(self) -> None:
         """Pass the end of the client's input on to the handler."""
         super().readConnectionLost()
-        if self.gone:
+        if self.closed:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:
         """Handle the shutdown of output; after the handler's exit the client's time to close begins."""
         self._shutdown_sent = True
-        if self.gone:
+        if self.closed:
             self._linger()
 
     def other_lost(self, *, orderly: bool) -> None:  # noqa: ARG002 - signature of PipeEnd
@@ -217,7 +217,7 @@ class ClientEnd(BufferedPipeEnd):
         Closing with unread input sends a reset, which discards unsent output (RFC 1122, 4.2.2.13). So the client has
         some time to close first.
         """
-        self.gone = True
+        self.closed = True
         if self.input_ended:
             self.transport.loseConnection()
             return
@@ -257,7 +257,7 @@ class HandlerEnd(PipeEnd):
         """Connect both ends of the pipe."""
         transport: Any = self.transport
         self._socket: socket.socket = transport.getHandle()
-        if self._client.gone:
+        if self._client.closed:
             # The client has closed the connection meanwhile.
             transport.loseConnection()
         else:

@@ -154,10 +154,10 @@ class OldDaemon:
 
         The variables are removed, so that child processes do not inherit them.
         """
-        words = environment.pop(CHANNEL_VARIABLE, "").split()
-        if len(words) != 3 or words[0] != str(pid):
+        fields = environment.pop(CHANNEL_VARIABLE, "").split()
+        if len(fields) != 3 or fields[0] != str(pid):
             return None
-        return cls(socket.socket(fileno=int(words[1])), int(words[2]), Handover.from_environment(environment))
+        return cls(socket.socket(fileno=int(fields[1])), int(fields[2]), Handover.from_environment(environment))
 
     def send_pid(self) -> None:
         """Send the pid of the process that will serve."""

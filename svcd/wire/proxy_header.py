@@ -109,10 +109,10 @@ def _text(data: bytes) -> ProxyHeader | None:
         return ProxyHeader(size, (source, int(source_port)), (destination, int(destination_port)))
     try:
         # In canonical form, as all addresses in svcd.
-        far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
+        source_host, destination_host = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
     except ValueError:
         raise ValueError("an address of its line is none") from None
-    return ProxyHeader(size, (far, int(source_port), 0, 0), (near, int(destination_port), 0, 0))
+    return ProxyHeader(size, (source_host, int(source_port), 0, 0), (destination_host, int(destination_port), 0, 0))
 
 
 def _binary(data: bytes) -> ProxyHeader | None:
@@ -148,10 +148,10 @@ def _located(size: int, family: int, addresses: tuple[Any, ...]) -> ProxyHeader:
     source, destination, source_port, destination_port = addresses
     if family == _INET:
         # This takes a fifth of the time of ipaddress.
-        far, near = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
-        return ProxyHeader(size, (far, source_port), (near, destination_port))
-    far, near = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
-    return ProxyHeader(size, (far, source_port, 0, 0), (near, destination_port, 0, 0))
+        source_host, destination_host = ("{}.{}.{}.{}".format(*each) for each in (source, destination))
+        return ProxyHeader(size, (source_host, source_port), (destination_host, destination_port))
+    source_host, destination_host = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
+    return ProxyHeader(size, (source_host, source_port, 0, 0), (destination_host, destination_port, 0, 0))
 
 
 def _check(whole: bytes, start: int) -> None:

@@ -60,7 +60,7 @@ class HttpProtocol(LingeringProtocol):
         self._unread = b""
         self._requests: list[HttpRequest] = []
         self._answering = self._paused = self._reading_paused = False
-        self._client_done = self._draining = self._pumping = self._gone = False
+        self._client_done = self._draining = self._pumping = self._lost = False
         # Whether a request was answered since the connection was put into its group.
         self._answered = False
         # Whether a descriptor is reserved for a file: from the start until the first response, so that the first
@@ -112,7 +112,7 @@ class HttpProtocol(LingeringProtocol):
 
     def connectionLost(self, reason: object = None) -> None:
         """Release the body and the descriptor."""
-        self._gone = self._paused = True
+        self._lost = self._paused = True
         self._connections.move(self, None)
         self._close_body()
         self._release_descriptor()
@@ -138,7 +138,7 @@ class HttpProtocol(LingeringProtocol):
         finally:
             self._pumping = False
         self._update_reading()
-        if not self._gone:
+        if not self._lost:
             self._wait()
 
     def _wait(self) -> None:
@@ -248,7 +248,7 @@ class HttpProtocol(LingeringProtocol):
 
         def done(response: Response) -> None:
             self._answering = False
-            if not self._gone:
+            if not self._lost:
                 self._send(response, with_content=with_content)
                 self._pump()
             elif response.body is not None:
