@@ -89,4 +89,4 @@ def address_number(text: str) -> int:
             return number & _LOWER_32 if number >> 32 == _MAPPED else number | V6
         return int.from_bytes(inet_pton(AF_INET, text), "big") if text else LOCAL
     except OSError:
-        raise ValueError(f"{text!r} is no address") from None
+        raise ValueError(f"{text!r} is not an address") from None

@@ -140,7 +140,7 @@ class StoppingError(CommandError):
     """Command received while the daemon stops, possibly because an upgrade has replaced it."""
 
     def __init__(self) -> None:
-        super().__init__("the daemon is about to stop, or an upgrade has replaced it; ask again", "busy")
+        super().__init__("the daemon is about to stop, or an upgrade has replaced it; try again", "busy")
 
 
 class ClientError(SvcdError):

@@ -248,6 +248,6 @@ def _default_control_path(account: DaemonAccount) -> ControlPath | None:
         if not problem:
             return place
         problems.append(problem)
-    text = f"svcctl can't reach this daemon: {'; '.join(problems)}; or name another place by --control PATH"
+    text = f"svcctl can't reach this daemon: {'; '.join(problems)}; or set another path with --control PATH"
     log_event(Logger(), PROBLEM, text=text)
     return None

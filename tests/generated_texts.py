@@ -14,7 +14,7 @@ from svcd.protocols.sample_files import default_ports, sample_lines
 
 __all__ = ["generated_files"]
 
-_LISTING = "# The name or the first alias that is a built-in says what runs: "
+_LISTING = "# The service name or an alias selects the built-in: "
 
 
 def _replaced(text: str, begin: str, end: str, content: str) -> str:

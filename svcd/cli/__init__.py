@@ -99,7 +99,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="svcctl",
-        description="Controls a running svcd, checks and explains services files, and talks to servers of all kinds.",
+        description="Control a running svcd, check and explain services files, and query servers.",
     )
     # All words after a command belong to it.
     parser.mixes = False

@@ -18,7 +18,7 @@ def seconds_of(text: str) -> float:
     with suppress(ValueError):
         if 0 < (found := float(text)) < math.inf:
             return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
 def count_of(text: str) -> int:
@@ -30,4 +30,4 @@ def count_of(text: str) -> int:
     with suppress(ValueError):
         if (found := int(text)) >= 0:
             return found
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")

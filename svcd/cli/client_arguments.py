@@ -37,7 +37,7 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
     _add_echo(add)
     _add_get(add)
     for name, text in (
-        ("daytime", "ask a server for the date and the time, as text (RFC 867)"),
+        ("daytime", "query the date and time of a server, as text (RFC 867)"),
         ("time", "ask a server for the time (RFC 868), and compare it with the local clock"),
     ):
         clock = add(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXITS)
@@ -73,7 +73,7 @@ def _add_get(add: Callable[..., argparse.ArgumentParser]) -> None:
     get.add_argument("url", metavar="URL", help="an http or https URL; without a scheme http")
     get.add_argument("-i", "--include", action="store_true", help="also write the header of the response")
     get.add_argument("-I", "--head", action="store_true", help="request and write only the header (HEAD)")
-    get.add_argument("-L", "--location", action="store_true", help="follow redirects, 10 at most")
+    get.add_argument("-L", "--location", action="store_true", help="follow at most 10 redirects")
     get.add_argument("--unix", metavar="PATH", help="connect to this UNIX socket instead of the host")
     _add_common(get)
     _add_tls(get)

@@ -47,7 +47,7 @@ def run_client(name: str, chosen: argparse.Namespace) -> int:
     """
     try:
         if chosen.insecure:
-            _complain(name, "--insecure: whoever answers is taken for the server")
+            _complain(name, "--insecure: the certificate of the server is not verified")
         status = _CLIENTS[name](chosen)
         sys.stdout.flush()
     except (ClientError, UsageError) as error:
@@ -195,7 +195,7 @@ def _rows(finding: Finding) -> Iterator[tuple[str, str]]:
         yield "names", _shown(", ".join(security.names))
         yield "issuer", _shown(security.issuer)
         days = _days(security)
-        left = f"{days:.0f} days more" if days >= 0 else f"over for {-days:.0f} days"
+        left = f"{days:.0f} days left" if days >= 0 else f"expired {-days:.0f} days ago"
         yield "valid", f"{_date(security.begins)} to {_date(security.ends)}, {left}"
         yield "trusted", f"no: {', '.join(security.problems)}" if security.problems else "yes"
 
@@ -221,16 +221,16 @@ def _target(name: str, chosen: argparse.Namespace) -> Target:
     """
     host, datagram = chosen.host.removeprefix("[").removesuffix("]"), getattr(chosen, "udp", False)
     if datagram and (chosen.tls or host.startswith("/")):
-        raise UsageError("--udp goes with neither --tls nor a UNIX socket")
+        raise UsageError("--udp can't be combined with --tls or a UNIX socket")
     if not chosen.tls and (chosen.name or chosen.ca or chosen.cert or chosen.key or chosen.insecure):
-        raise UsageError("--name, --ca, --cert, --key and --insecure mean nothing without --tls")
+        raise UsageError("--name, --ca, --cert, --key and --insecure require --tls")
     trust = _trust(chosen, host, lenient=name == "probe") if chosen.tls else None
     if host.startswith("/"):
         if chosen.port is not None:
             raise UsageError(f"a UNIX socket has no port: what is {chosen.port}?")
         return Target(host, 0, chosen.timeout, socket.AF_UNSPEC, trust)
     if chosen.port is None and name not in _PORTS:
-        raise UsageError("say the port, too")
+        raise UsageError("the port is missing; add its number or name")
     port = _PORTS[name] if chosen.port is None else port_number(chosen.port, "udp" if datagram else "tcp")
     return Target(host, port, chosen.timeout, chosen.family or socket.AF_UNSPEC, trust)
 
@@ -240,9 +240,9 @@ def _trust(
 ) -> TrustSettings:
     name = chosen.name or host.partition("%")[0]
     if name.startswith("/"):
-        raise UsageError("say by --name whose certificate it must be: a path is no name in one")
+        raise UsageError("certificates contain no paths; set the name of the server with --name")
     if chosen.key and not chosen.cert:
-        raise UsageError("--key means nothing without --cert")
+        raise UsageError("--key requires --cert")
     ca, certificate = _content("--ca", chosen.ca), _content("--cert", chosen.cert)
     key = _content("--key", chosen.key) or certificate
     return TrustSettings(name, ca, certificate, key, lenient or chosen.insecure, protocols)

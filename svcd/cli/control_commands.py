@@ -75,14 +75,14 @@ def _answer(path: str, line: bytes) -> dict[str, Any]:
     if not line.endswith(b"\n"):
         raise _UnavailableError(
             f"the daemon at {path} has closed the connection in the middle of its answer, after {len(line)} bytes; "
-            "its log says whether it has stopped"
+            "its log may contain the reason"
         )
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not found.keys() >= ({"result"} if found.get("ok") else {"code", "error"}):
-        raise _UnavailableError(f"what answers at {path} is not svcd: it does not keep to the control protocol")
+        raise _UnavailableError(f"the process at {path} is not svcd: it violates the control protocol")
     return found
 
 
@@ -114,7 +114,7 @@ def add_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--sort",
         choices=("connections", "rate", "service"),
         default="connections",
-        help="what the first rows have most of, or the names; default: connections",
+        help="sort key: open connections, rate, or service name; default: connections",
     )
     top.add_argument("--count", type=count_of, default=0, metavar="N", help="end after N refreshes")
     top.set_defaults(run=_top)
@@ -144,9 +144,11 @@ def _path(chosen: argparse.Namespace) -> str:
         elif len(places) == 1 or os.path.lexists(place.path):
             return place.path
     if problems:
-        raise _UnavailableError(f"no folder to look for a daemon: {'; '.join(problems)}")
+        raise _UnavailableError(f"no directory for the control socket: {'; '.join(problems)}")
     paths = " or ".join(place.path for place in places)
-    raise _UnavailableError(f"no daemon answers at {paths}; name its socket by --control PATH")
+    raise _UnavailableError(
+        f"no control socket found at {paths}; start svcd with --control PATH, or pass --control PATH"
+    )
 
 
 def daemon_status(chosen: argparse.Namespace, seconds: float) -> Mapping[str, Any] | None:

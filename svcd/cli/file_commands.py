@@ -21,7 +21,7 @@ __all__ = ["add_file_commands"]
 
 #: The formats of the list of options, those of svcd.cli.option_tables.
 _FORMATS = ("man", "markdown", "names", "text")
-_DEFAULT_FILE = f"the running daemon's, else {SERVICES_FILE}, else the embedded one"
+_DEFAULT_FILE = f"the file of the running daemon, else {SERVICES_FILE}, else the built-in services"
 #: The exit status for a file without mistakes of which the machine can't serve all services.
 _FAULTS = 1
 
@@ -34,7 +34,9 @@ def add_file_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     """
     check = add("check", help="check a services file and list the sockets of its services")
     check.add_argument("file", nargs="?", help=f"the services file; default: {_DEFAULT_FILE}")
-    check.add_argument("--port-offset", type=int, metavar="N", help="added to every port; default: 0, or the daemon's")
+    check.add_argument(
+        "--port-offset", type=int, metavar="N", help=("number added to every port; default: the daemon's, or 0")
+    )
     check.add_argument(
         "--user", help="the user to check as (only for root); default: the user that serves the file, where known"
     )
@@ -47,7 +49,7 @@ def add_file_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
         description="Shows step by step whether a service would admit a client. The services file decides; no daemon "
         "is asked. The exit status is 0 if the client is admitted, as far as the file decides, and 1 if it is refused.",
     )
-    explain.add_argument("service", metavar="SERVICE", help="its name, or name/protocol")
+    explain.add_argument("service", metavar="SERVICE", help="service name, or name/protocol")
     explain.add_argument("address", help=f"the address of the client; {LOCAL_CLIENT} for a client of a UNIX socket")
     explain.add_argument("--services", metavar="FILE", help=f"default: {_DEFAULT_FILE}")
     explain.add_argument("--at", metavar="TIME", help="a time such as 18:30 or 2026-01-31T18:30; default: now")

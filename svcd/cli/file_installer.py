@@ -92,11 +92,11 @@ class FileInstaller:
         elif found == recorded:
             self._write(artefact, path, "update")
         elif artefact.spare:
-            self._say("skip, another one is there:", path)
+            self._say("skip, another file exists:", path)
         elif recorded == offered:
             self._say("keep, it was edited:", path)
         else:
-            self._say("keep, it was edited:" if recorded else "keep, it is not ours:", path)
+            self._say("keep, it was edited:" if recorded else "keep, it was not installed:", path)
             self._write(artefact, _beside(path), "write the new version:")
             if recorded:
                 self._files[path] = offered

@@ -96,7 +96,7 @@ def _uninstall(chosen: argparse.Namespace) -> int:
         return _failed(error)
     done = _manage(place, dry, ["systemctl", "daemon-reload"])
     if place.system and not dry:
-        print("The user svcd stays, since files may belong to it: userdel svcd")
+        print("The user svcd is kept, since it may own files; to remove it: userdel svcd")
     return 0 if done else os.EX_UNAVAILABLE
 
 
@@ -115,7 +115,7 @@ def _manage(place: InstallPath, dry: bool, *commands: list[str]) -> bool:
         return True
     if not _BOOTED.is_dir():
         if len(commands) > 1:
-            print("systemd does not run here; once it does: systemctl enable --now svcd")
+            print("systemd is not running; when it is: systemctl enable --now svcd")
         return True
     for words in commands:
         print(f"{'would run' if dry else 'run'} {' '.join(words)}")

@@ -101,18 +101,17 @@ _MAN_HEAD = r"""
 .SH NAME
 svcd\-services \- the services file of svcd
 .SH DESCRIPTION
-The services file says which services
-.B twistd svcd
-hosts.
+The services file lists the services of
+.BR svcd .
 It is
 .BR services (5)
 with options: each line has a name,
 .IR port / protocol ,
-aliases, and behind them options as
+aliases, and then options in the form
 .IR name = value .
-A value with blanks is quoted: a word without = behind an option is a mistake.
-What runs is said by one of the options server, python, factory and redirect, or else is the first of the name and the
-aliases that is a built\-in.
+A value with blanks must be quoted: a word without = after an option is a mistake.
+The option server, python, factory or redirect selects the handler.
+Otherwise svcd uses the built\-in named by the service name or an alias.
 .PP
 A
 .B #
@@ -120,10 +119,11 @@ outside quotes begins a comment.
 A line that begins with white space continues the one before.
 Quotes are those of a POSIX shell.
 Protocols are tcp and udp (IPv4 and IPv6), tcp4, tcp6, udp4, udp6, and unix and unixgram, which take the absolute
-path of a socket instead of a port, or @NAME for one in the abstract name space, which every local user may connect to.
-A port may be said by its name in
+path of a socket instead of a port, or @NAME for a socket in the abstract
+name space, which every local user may connect to.
+A port may be given by its name in
 .BR services (5).
-With port 0 the kernel picks a port, and the log says which.
+With port 0 the kernel picks a port, which is logged.
 .PP
 .B @defaults
 .IR name = value ...
@@ -131,7 +131,7 @@ sets options for the lines after it that can take them, to the end of the file.
 .B @include
 .I pattern
 reads other files, relative to this one and in sorted order.
-A pattern skips hidden files, README*, and what editors and packages leave: #*#, *~, and names that end in
+A pattern skips hidden files, README*, and backup files of editors and packages: #*#, *~, and names with the ending
 \&.bak, .new, .old, .orig, .rej, .swp, .tmp, .rpmnew, .rpmsave, .rpmorig, .dpkg\-* or .ucf\-*.
 """.lstrip()
 
@@ -151,11 +151,10 @@ def _man() -> str:
             lines += [".TP", f".B {info.name}", roff(info.help), ".br", roff(f"Takes {_facts(info)}.")]
     lines += [
         ".SH EXIT STATUS",
-        "A file with mistakes ends",
         ".B twistd svcd",
         "and",
         ".B svcctl check",
-        "with 78, after a line for each mistake; an address that can't be listened on, with 71.",
+        "print a line for each mistake of the file and exit with 78; if an address can't be listened on, with 71.",
         ".SH SEE ALSO",
         ".BR services (5),",
         ".BR twistd (1),",

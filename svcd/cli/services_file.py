@@ -95,7 +95,7 @@ class KnownAddresses:
         status = daemon_status(chosen, _TIMEOUT_SECONDS)
         root, doubt = os.geteuid() == 0, ""
         if status is None and not root and not chosen.control and _ROOTS_FOLDER.is_dir():
-            doubt = "perhaps it is the running svcd, which root or its user can ask (svcctl --control PATH)"
+            doubt = "the process may be the running svcd; check as root or as its user, or use svcctl --control PATH"
         owners = socket_owners() if root else {}
         return cls(frozenset(_served(status or {})), owners, doubt)
 
@@ -144,7 +144,7 @@ def _running(chosen: argparse.Namespace) -> ServicesFileSource | None:
     file = status["services_file"]
     return ServicesFileSource(
         None if file == DEFAULT_NAME else file,
-        f"which the running daemon serves (pid {status['pid']})",
+        f"the file of the running daemon (pid {status['pid']})",
         int(status.get("port_offset", 0)),
         _user(status, "reader"),
         _user(status, "user") if status.get("user") != status.get("reader") else "",
@@ -191,7 +191,7 @@ def become(name: str) -> str:
     except (KeyError, OverflowError):
         raise UsageError(f"no user {name!r} on this machine") from None
     if os.geteuid() != 0:
-        return f"{own} (root could check as {entry.pw_name}, who serves)"
+        return f"{own} (as root, the check would run as {entry.pw_name}, the user that serves)"
     os.initgroups(entry.pw_name, entry.pw_gid)
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)

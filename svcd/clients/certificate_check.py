@@ -39,7 +39,7 @@ _REASONS = {
     _Codes.ERR_SELF_SIGNED_CERT_IN_CHAIN: "its root is not known",
     _Codes.ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY: "its issuer is not known",
     _Codes.ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE: "its issuer is not known",
-    _Codes.ERR_INVALID_PURPOSE: "it is not meant for servers",
+    _Codes.ERR_INVALID_PURPOSE: "it is not a server certificate",
 }
 
 
@@ -107,7 +107,7 @@ def _identity(name: str) -> tuple[DNS_ID | IPAddress_ID, bytes]:
         encoded = name.rstrip(".").encode("ascii" if name.isascii() else "idna")
         return DNS_ID(encoded.decode("ascii")), encoded
     except (ValueError, UnicodeError):
-        raise UsageError(f"{name!r} can't be a name in a certificate; say one by --name") from None
+        raise UsageError(f"{name!r} can't be a name in a certificate; set one with --name") from None
 
 
 def _context(trust: TrustSettings) -> SSL.Context:
@@ -139,7 +139,7 @@ def _credentials(trust: TrustSettings) -> Credentials:
         return _read("--cert", read_credentials, trust.certificate, trust.key)
     except KeyMistakeError as error:
         option = "--cert" if trust.key == trust.certificate else "--key"
-        remedy = "; name the file that has it by --key" if option == "--cert" and not holds_key(trust.key) else ""
+        remedy = "; set --key to the file that contains it" if option == "--cert" and not holds_key(trust.key) else ""
         raise UsageError(f"{option}: {error}{remedy}") from None
 
 

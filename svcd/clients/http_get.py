@@ -58,13 +58,13 @@ def parse_url(text: str) -> Url:
     try:
         port = parts.port
     except ValueError:
-        raise UsageError(f"{text}: the port is no number from 1 to 65535") from None
+        raise UsageError(f"{text}: the port is not a number from 1 to 65535") from None
     if parts.scheme not in _PORTS:
-        raise UsageError(f"{text}: the scheme {parts.scheme} is not known; http and https are")
+        raise UsageError(f"{text}: the scheme {parts.scheme} is not supported; use http or https")
     if parts.username is not None:
         raise UsageError(f"names and passwords in a URL are not supported: {parts.scheme}://{parts.hostname}")
     if not parts.hostname or any(character <= " " for character in text) or port == 0:
-        raise UsageError(f"{text!r} is no URL")
+        raise UsageError(f"{text!r} is not a URL")
     host = parts.hostname.replace("%25", "%")
     try:
         name = host if host.isascii() else host.encode("idna").decode("ascii")
@@ -145,7 +145,7 @@ def _redirect_url(current: Url, location: str) -> Url:
         url = urljoin(f"{'https' if current.secure else 'http'}://{current.authority}{current.target}", location)
         found = parse_url(url)
     except (UsageError, ValueError) as error:
-        raise ServerError(f"the server redirects to nowhere: {error}") from None
+        raise ServerError(f"the server redirects to an invalid URL: {error}") from None
     if current.secure and not found.secure:
         raise ServerError(f"the server redirects from https to http, which is not secure: {url}")
     return found
@@ -170,7 +170,7 @@ async def _exchange(
     reader = ResponseReader(bodiless=query.head)
     head: Head | None = None
     while not reader.done:
-        data = await within(reactor, target.timeout, stream.read(), f"{target} has said nothing more")
+        data = await within(reactor, target.timeout, stream.read(), f"{target} has sent no more data")
         try:
             found = reader.feed(data)
             if not data:

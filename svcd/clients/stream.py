@@ -21,12 +21,12 @@ __all__ = ["Stream", "cause"]
 
 #: Descriptions of some reasons of OpenSSL, for users of a client.
 _MEANINGS = {
-    "wrong version number": "the server does not speak TLS here",
-    "packet length too long": "the server does not speak TLS here",
-    "tlsv13 alert certificate required": "the server wants a certificate of yours: --cert",
-    "tlsv1 alert unknown ca": "the server does not know who vouches for your certificate",
-    "tlsv1 unrecognized name": "the server has no certificate for the name: --name",
-    "tlsv1 alert protocol version": "the server speaks another version of TLS",
+    "wrong version number": "the server does not use TLS on this port",
+    "packet length too long": "the server does not use TLS on this port",
+    "tlsv13 alert certificate required": "the server requires a client certificate: --cert",
+    "tlsv1 alert unknown ca": "the server does not know the issuer of the client certificate",
+    "tlsv1 unrecognized name": "the server has no certificate for this name: --name",
+    "tlsv1 alert protocol version": "the server requires another version of TLS",
 }
 
 
@@ -191,9 +191,9 @@ def cause(problem: BaseException) -> str:
     if isinstance(problem, error.ConnectionDone):
         return "the server has closed the connection"
     if isinstance(problem, error.ConnectionLost):
-        return "the server has broken off the connection"
+        return "the connection to the server was lost"
     stack = problem.args[0] if problem.args else None
     if isinstance(stack, (list, tuple)):
         # Errors of OpenSSL are tuples (library, function, reason).
-        return "TLS: " + ("; ".join(_explained(str(entry[-1])) for entry in stack) or "it was broken off")
+        return "TLS: " + ("; ".join(_explained(str(entry[-1])) for entry in stack) or "the connection was lost")
     return str(problem).removesuffix(".")

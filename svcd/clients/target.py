@@ -79,9 +79,9 @@ def port_number(text: str, protocol: str) -> int:
     """
     if text.isascii() and text.isdigit():
         if len(text) > len(str(_MOST_PORT)) or not 1 <= int(text) <= _MOST_PORT:
-            raise UsageError(f"{text} is no port: they go from 1 to {_MOST_PORT}")
+            raise UsageError(f"{text} is not a port from 1 to {_MOST_PORT}")
         return int(text)
     try:
         return socket.getservbyname(text, protocol)
     except (OSError, ValueError):
-        raise UsageError(f"/etc/services has no {text}/{protocol}; say the port by its number") from None
+        raise UsageError(f"/etc/services has no {text}/{protocol}; use the port number") from None

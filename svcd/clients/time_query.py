@@ -77,14 +77,14 @@ async def daytime(reactor: Reactor, target: Target, *, datagram: bool = False) -
     if not data:
         raise ServerError("the server has closed the connection without an answer")
     if len(data) > _MOST:
-        raise ServerError(f"the answer is longer than {_MOST} bytes: that is no daytime")
+        raise ServerError(f"the answer is longer than {_MOST} bytes, so it is not a daytime")
     try:
         lines = data.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = ["\0"]
     # Control characters must not reach a terminal.
     if not all(line.replace("\t", " ").isprintable() for line in lines):
-        raise ServerError(f"the answer is no text: {data[:60]!r}")
+        raise ServerError(f"the answer is not text: {data[:60]!r}")
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 

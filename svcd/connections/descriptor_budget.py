@@ -45,7 +45,7 @@ _ROUND_SHARE = 4
 #: Number of connections that are evicted at once.
 _EVICTIONS = 4
 #: For connections accepted before their listener was paused, if they are more than SLACK.
-DESCRIPTORS_EXHAUSTED = Refusal(RefusalReason.DESCRIPTORS, "the process has no more descriptors to give")
+DESCRIPTORS_EXHAUSTED = Refusal(RefusalReason.DESCRIPTORS, "the process has no free descriptors")
 
 
 class Share:

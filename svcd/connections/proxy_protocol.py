@@ -64,7 +64,7 @@ class ProxyProtocolReader:
         self.header_timeout = min(HEADER_TIMEOUT, options.first_byte_timeout or HEADER_TIMEOUT)
         for each in self._proxied():
             if not self._trusts(each.peer):
-                each.refuse("it is no proxy any more")
+                each.refuse("the client is no longer a proxy")
 
     def _proxied(self) -> list[ProxiedConnection]:
         return [each for each in self.tracker.pending if isinstance(each, ProxiedConnection) and not each.has_header]
@@ -184,7 +184,7 @@ class ProxiedConnection:
         if data:
             self._data_received(data)
         elif self._seen:
-            self.refuse("it ends too early")
+            self.refuse("the header ends too early")
         else:
             # Not reported: health checks of proxies connect and close all the time.
             self.close()
@@ -223,7 +223,7 @@ class ProxiedConnection:
         header_reader.header_queue.reactor.addReader(self)
 
     def _timed_out(self) -> None:
-        self.refuse("it does not come" if not self._seen else "the rest of it does not come")
+        self.refuse("the header does not arrive" if not self._seen else "the rest of the header does not arrive")
 
     def _stop_waiting(self) -> None:
         """Stop waiting: leave the queue that the connection is in."""
@@ -327,7 +327,7 @@ class HeaderQueue:
     def add(self, connection: ProxiedConnection) -> None:
         """Add a connection and take one descriptor from the budget."""
         if self._waiting and (len(self._waiting) >= self.max_waiting or self._budget.full):
-            next(iter(self._waiting)).refuse("too many connections wait for theirs")
+            next(iter(self._waiting)).refuse("too many connections wait for a header")
         self._waiting[connection] = None
         self._budget.acquire()
 

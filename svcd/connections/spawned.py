@@ -96,7 +96,7 @@ class SpawnedTracker(SpawnedOwner):
         def ready(pid: int) -> dict[str, object]:
             if self.launcher_client is not before:
                 launcher_client.stop()
-                raise CommandError("a reload has replaced the launcher meanwhile")
+                raise CommandError("a reload has replaced the launcher")
             self.use_launcher_client(launcher_client)
             return {"pid": pid, "before": old}
 

@@ -41,7 +41,7 @@ __all__ = ["ConnectionWrapper", "HalfCloseableWrapper", "PendingConnection", "Tr
 
 _INET = (IPv4Address, IPv6Address)
 _KNOWN_CLIENTS = (*_INET, UNIXPeer)
-_UNWANTED = Refusal(RefusalReason.SERVICE, "the service wants no connection")
+_UNWANTED = Refusal(RefusalReason.SERVICE, "the service declines the connection")
 
 
 @implementer(IProtocol)

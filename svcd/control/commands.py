@@ -182,7 +182,7 @@ class Commands:
                     session.abort("kicked")
                     ended += 1
         if not ended:
-            raise CommandError(f"there is no connection {who}: name its id, or its address as `connections` shows it")
+            raise CommandError(f"no connection {who}; use an id or an address from `svcctl connections`")
         return {"ended": ended}
 
     def disable(self, service: str) -> Deferred[dict[str, object]]:
@@ -219,7 +219,7 @@ class Commands:
             chosen.append(name)
             if name not in idle:
                 if any(listener.paused for listener in supervisor.listeners_of(name)):
-                    raise CommandError(f"{name} is paused; let it go on by svcctl resume {name}")
+                    raise CommandError(f"{name} is paused; resume it with svcctl resume {name}")
                 return []
             already.clear()
             return [
@@ -274,7 +274,7 @@ class Commands:
     def diff(self, file: str | None = None) -> Deferred[dict[str, object]]:
         """Return the changes that a reload would make."""
         if file is not None and not file.startswith("/"):
-            raise CommandError("file must be an absolute path: the daemon has a folder of its own")
+            raise CommandError("file must be an absolute path: the daemon has another working directory")
         return self._reloader.diff(file).addCallback(_reloaded).addErrback(_as_command_error)
 
     def upgrade(self, *, now: bool = False, timeout: float = READY_TIMEOUT) -> Deferred[dict[str, object]]:
@@ -297,7 +297,7 @@ class Commands:
             self._supervisor.log_from(level)
         except ValueError:
             levels = ", ".join(reversed(PRIORITIES))
-            raise CommandError(f"there is no level {level!r}; the levels are {levels}") from None
+            raise CommandError(f"unknown level {level!r}; the levels are {levels}") from None
         return {"level": level}
 
     def _find(self, name: str) -> RunningService:

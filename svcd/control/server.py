@@ -168,7 +168,7 @@ class _ControlConnection(Protocol):
         if isinstance(error, CommandError):
             return mistake(received.id, error.code, str(error))
         self._log.failure("the command {command} failed", failure, command=received.command)
-        return mistake(received.id, "error", "a mistake in svcd; its log has more")
+        return mistake(received.id, "error", "internal error; the log has details")
 
     def _answer(self, line: bytes) -> None:
         self._busy, self._request = False, None

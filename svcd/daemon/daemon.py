@@ -145,7 +145,7 @@ class Daemon(MultiService):
 
     def _old_daemon_lost(self) -> None:
         """Take over although the old daemon was lost: the sockets are here."""
-        self._log.warn("the daemon that has started this one has ended before this one was ready; this one takes over")
+        self._log.warn("the old daemon has ended before the new daemon was ready; the new daemon takes over")
         self._take_over({})
 
     def _serve(self) -> None:

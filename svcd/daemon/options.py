@@ -39,7 +39,7 @@ def _whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no whole number") from None
+        raise ValueError(f"{text!r} is not a whole number") from None
 
 
 _whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ _at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-def
 def _one_of(*words: str) -> Callable[[str], str]:
     def coerce(text: str) -> str:
         if text not in words:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
         return text
 
     coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
@@ -70,40 +70,43 @@ class Options(usage.Options):
 
     synopsis = "[options]"
     longdesc = (
-        f"svcd hosts the small internet services ({', '.join(BUILTINS)}), "
-        "as its services file says. Options of twistd itself (-n, --logfile, --pidfile, --uid, ...) stand before "
-        f"the word svcd. Without --services it reads {SERVICES_FILE}, or else serves on the loopback interface: "
+        f"svcd serves what its services file lists: built-ins ({', '.join(BUILTINS)}), programs, Python handlers and "
+        "Twisted factories. Options of twistd (-n, --logfile, --pidfile, --uid, ...) come before the word svcd. "
+        f"Without --services, svcd reads {SERVICES_FILE}; without that file, it serves on the loopback interface: "
         f"{default_ports()}."
     )
     optParameters = [  # noqa: RUF012 - Twisted's name for it
-        ["services", "s", None, "The services file."],
+        ["services", "s", None, "Services file."],
         [
             "port-offset",
             None,
             0,
-            "Added to every port, to try a file with low ports without root.",
+            "Number added to every port, to test a file with low ports without root.",
             _whole_number,
         ],
-        ["control", None, None, "Where svcctl reaches the daemon: the path of a UNIX socket; empty for nowhere."],
-        ["max-connections", None, None, "How many connections there may be at once, of all services.", _at_least_one],
+        ["control", None, None, "Path of the control socket, which svcctl connects to; empty for none."],
+        ["max-connections", None, None, "Maximum number of concurrent connections of all services.", _at_least_one],
         [
             "log-format",
             None,
             None,
-            "How the log is written, with journald also where to. [default: text; journald where that is the output]",
+            (
+                "Format of the log; journald sets the destination as well. [default: text; journald if that is the "
+                "output]"
+            ),
             _one_of(*LOG_FORMATS),
         ],
         [
             "log-addresses",
             None,
             "full",
-            "How the log names clients; short: their network only (/24 of IPv4, /48 of IPv6), no port, no host name.",
+            "Client addresses in the log; short: only the network (/24 of IPv4, /48 of IPv6), no port, no host name.",
             _one_of("full", "short"),
         ],
     ]
     optFlags = [  # noqa: RUF012 - Twisted's name for it
-        ["check", None, "Say where the services would listen, or what is wrong with the file, and exit."],
-        ["strict", None, "Serve all services or none: one that can't be served stops a start and a reload."],
+        ["check", None, "Check the services file, list the addresses of its services, and exit."],
+        ["strict", None, "Serve all services or none: a start or reload fails if one of them can't be served."],
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
     log_output: LogSetup
@@ -129,7 +132,7 @@ class Options(usage.Options):
     def parseArgs(self, *words: str) -> None:
         """Reject positional arguments."""
         if words:
-            raise usage.UsageError(f"unexpected word {words[0]!r}: a services file is named by --services FILE")
+            raise usage.UsageError(f"unexpected argument {words[0]!r}; set the services file with --services FILE")
 
     def read(self, path: str | None) -> DesiredServices:
         """Return the services of a file; None for the file that the command line names.
@@ -222,7 +225,9 @@ class Options(usage.Options):
             sys.exit(0)
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
         if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
-            raise usage.UsageError("--log-format journald is a place too; leave out --logfile, --syslog and --logger")
+            raise usage.UsageError(
+                "--log-format journald sets the destination as well; remove --logfile, --syslog and --logger"
+            )
         self.old_daemon = OldDaemon.from_environment(os.environ, os.getpid())
         if self.old_daemon is not None:
             Twistd.use_temporary_pid_file(parent)

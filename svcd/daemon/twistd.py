@@ -55,17 +55,17 @@ class Twistd:
         watched = self._parent == 1 and bool(self._options.get("nodaemon")) and _in_container()
         if os.getpid() == 1 or (watched and not unit):
             return (
-                "this process is the main one of a container, which would end with it: restart the container (docker "
-                "restart, podman restart, kubectl rollout restart), with an image that has the new program; "
-                "svcctl reload changes the services without that"
+                "this is the main process of a container, which would end with it: restart the container (docker "
+                "restart, podman restart, kubectl rollout restart), with an image that has the new program; svcctl "
+                "reload changes the services without a restart"
             )
         if self._managed or unit:
             return (
-                "a service manager watches this process, and would take its end for the service's: restart it there; "
-                "systemctl restart refuses nobody, as systemd keeps the sockets of svcd.service"
+                "a service manager supervises this process, and would treat its exit as the end of the service: "
+                "restart it there; systemctl restart refuses no client, as systemd keeps the sockets of svcd.service"
             )
         if self._options.get("chroot"):
-            return "twistd --chroot can't be left again; stop svcd and start it"
+            return "a process can't leave the root directory of twistd --chroot; stop svcd and start it again"
         return ""
 
     @staticmethod
@@ -145,9 +145,7 @@ def check_account(options: Mapping[str, Any]) -> None:
     try:
         pwd.getpwuid(user)
     except (KeyError, OverflowError):
-        raise usage.UsageError(
-            f"--uid {user}: there is no such user in passwd(5); create it, or name another"
-        ) from None
+        raise usage.UsageError(f"--uid {user}: there is no such user in passwd(5); create it, or use another") from None
 
 
 def check_pid_file(options: dict[str, Any]) -> None:

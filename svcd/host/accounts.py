@@ -42,5 +42,5 @@ def _number(digits: str) -> int:
     """
     number = int(digits)
     if number >= 0xFFFF_FFFF:
-        raise KeyError(f"{digits} is too great")
+        raise KeyError(f"{digits} is too large")
     return number

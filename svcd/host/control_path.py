@@ -52,11 +52,11 @@ def directory_problem(directory: str) -> str:
     except OSError as error:
         return "" if isinstance(error, FileNotFoundError) else f"{directory}: {error.strerror}"
     if not stat.S_ISDIR(status.st_mode):
-        return f"{directory} is no folder; remove it"
+        return f"{directory} is not a directory; remove it"
     if status.st_uid != os.geteuid():
         return f"{directory} belongs to user {status.st_uid}, not to {os.geteuid()}; remove it"
     if status.st_mode & 0o077:
-        return f"others may enter {directory}; remove it, or chmod 700 {directory}"
+        return f"other users may enter {directory}; remove it, or chmod 700 {directory}"
     return ""
 
 

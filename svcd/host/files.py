@@ -29,7 +29,7 @@ class LocalFiles:
         # open() itself refuses a directory.
         with open(path, "rb", opener=_open_at_once) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file")
+                raise OSError(errno.EINVAL, "it is not a regular file")
             data = file.read(MAX_FILE_SIZE + 1)
         if len(data) > MAX_FILE_SIZE:
             raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE_SIZE} bytes")

@@ -203,7 +203,7 @@ class Host:
     def _account(self, runner: RunAs) -> PathUser:
         runner = self._runner(runner)
         user = user_id(runner.user) if runner.user else os.geteuid()
-        name = f"user {runner.user}" if runner.user else "whoever runs this"
+        name = f"user {runner.user}" if runner.user else "the user that runs this"
         return PathUser(name, user, frozenset(_groups(runner)))
 
     def _import_check(self, reference: str, path: Sequence[str], runner: RunAs, seconds: float) -> ImportCheck:
@@ -219,7 +219,7 @@ class Host:
 def _cannot_resolve(reference: str, imported: BackgroundImport, seconds: float) -> str:
     reason = imported.reason
     if reason is None:
-        pending = f"its import takes longer than start_timeout={seconds:g}s, and goes on"
+        pending = f"its import takes longer than start_timeout={seconds:g}s, and continues"
         reason = pending if imported.seconds > seconds else STILL_IMPORTING
     if reason:
         return f"can't serve {reference}: {reason}"

@@ -65,7 +65,7 @@ def cannot_execute(path: str, account: PathUser, root: str = "") -> str:
     try:
         full, status = _walk(path, account, root)
         if not stat.S_ISREG(status.st_mode):
-            return "it is no regular file"
+            return "it is not a regular file"
         if not account.may_execute(full, status):
             return f"{account.name} may not execute it"
         if _is_script(full) and not account.may_read(full, status):

@@ -143,7 +143,7 @@ class LogSetup:
         error = sys.__stderr__
         # The standard error may be a pipe that is not read either; writing must not block.
         if waiting and error is not None and select.select([], [error], [], 0)[1]:
-            text = f"the log lacks the last {waiting} lines: they could not be written within {seconds:g} s"
+            text = f"the log does not have the last {waiting} lines, which could not be written within {seconds:g} s"
             print(f"svcd: {text}", file=error)
 
     def _file(self) -> Callable[[Sequence[str]], int]:

@@ -58,7 +58,7 @@ def _remove_stale(path: str, kind: int) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(errno.EEXIST, "a file that is no socket stands there")
+        raise FileExistsError(errno.EEXIST, "the path is a file that is not a socket")
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         try:

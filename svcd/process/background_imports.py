@@ -42,7 +42,7 @@ class BackgroundImport:
         self._thread.join(max(seconds, 0.0))
 
     def _run(self) -> None:
-        reason = "its import did not come to an end"
+        reason = "its import did not end"
         try:
             import_object(self._reference)
             reason = ""

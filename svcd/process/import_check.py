@@ -80,7 +80,7 @@ def check_imports(checks: Sequence[ImportCheck], wait: float | None = None) -> l
         reasons: list[str] = json.loads(ended.stdout)
     except ValueError:
         last = ended.stderr.strip().rpartition("\n")[2]
-        return [f"the interpreter that tries it has failed: {last}"] * len(checks)
+        return [f"the interpreter that imports it has failed: {last}"] * len(checks)
     return reasons
 
 
@@ -180,7 +180,7 @@ def _reason(check: ImportCheck) -> str:
     if not callable(found):
         return f"{check.reference} is neither callable nor a request handler"
     kind = _kind(found)
-    return f"{check.reference} is {kind}, which no model runs; write a plain function" if kind else ""
+    return f"{check.reference} is {kind}, which no model can run; write a plain function" if kind else ""
 
 
 def _factory_reason(check: ImportCheck) -> str:

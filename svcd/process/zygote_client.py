@@ -263,7 +263,7 @@ class ZygoteClient:
         if not isinstance(report, LauncherStarted):
             raise ValueError(f"{type(report).__name__}, which no zygote reports")  # noqa: TRY004 - as any other invalid report
         if not self._requested or self._requested[0][0] != report.row:
-            raise ValueError(f"Launched for a service whose turn it is not ({report.row})")
+            raise ValueError(f"Launched for another service than the next one ({report.row})")
         if len(sockets) != (report.errno == 0) or (report.pid > 0) != (report.errno == 0):
             raise ValueError("Launched without a socket, or with an errno and one")
         if sockets and (sockets[0].family, sockets[0].type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):

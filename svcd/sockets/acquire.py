@@ -102,7 +102,7 @@ class SocketPool:
     def take_unused(self) -> list[InheritedSocket]:
         """Remove and return the sockets that no endpoint uses, and the unusable ones."""
         for each in self._unused:
-            each.reason = "no line of the services file asks for it"
+            each.reason = "no service of the services file uses it"
         left, self._unused, self._unusable = [*self._unusable, *self._unused], {}, []
         return left
 

@@ -188,7 +188,7 @@ def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | 
     if not count or environment.get("LISTEN_PID") != str(pid):
         return []
     if not count.isdecimal():
-        raise ActivationError(f"LISTEN_FDS={count} is no number of descriptors")
+        raise ActivationError(f"LISTEN_FDS={count} is not a number of descriptors")
     variable = environment.get("LISTEN_FDNAMES", "")
     listed = list(names) if names is not None else variable.split(":") if variable else []
     # The name that sd_listen_fds_with_names(3) gives to descriptors without a name.
@@ -203,7 +203,7 @@ def _inherited(fd: int, name: str) -> InheritedSocket:
         raise ActivationError(f"LISTEN_FDS counts descriptor {fd}, but: {error.strerror}") from None
     if not stat.S_ISSOCK(status.st_mode):
         os.close(fd)
-        return InheritedSocket(name, None, "it is no socket")
+        return InheritedSocket(name, None, "it is not a socket")
     sock = socket.socket(fileno=fd)
     sock.set_inheritable(False)
     found = InheritedSocket(name, sock)
@@ -226,5 +226,5 @@ def _reject_connection(found: InheritedSocket) -> None:
         return
     raise ActivationError(
         f"descriptor {found.name!r} is a connection: its socket unit has Accept=yes, which starts a program for "
-        "each of them; svcd accepts by itself, so remove Accept= from the socket unit"
+        "each connection; svcd accepts connections itself, so remove Accept= from the socket unit"
     )

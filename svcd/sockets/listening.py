@@ -41,10 +41,12 @@ __all__ = [
 
 #: Remedies for errors of the system.
 REMEDIES = {
-    errno.EADDRNOTAVAIL: "this machine has no such address; change bind=, or add freebind=yes if it comes later",
+    errno.EADDRNOTAVAIL: (
+        "this machine has no such address; change bind=, or add freebind=yes if the address is added later"
+    ),
     errno.ENOENT: "its directory does not exist; create it",
-    errno.ENOTDIR: "a part of the path is no directory; change the path",
-    errno.EROFS: "choose a path that can be written",
+    errno.ENOTDIR: "a part of the path is not a directory; change the path",
+    errno.EROFS: "choose a writable path",
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
@@ -313,15 +315,15 @@ def _chown(service: Service) -> None:
 def _listen_error(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
     service = endpoint.service
     if isinstance(error, KeyError):
-        return ListenError(service.id, endpoint.address, str(error.args[0]), "name another in the services file")
+        return ListenError(service.id, endpoint.address, str(error.args[0]), "use another one in the services file")
     cause = error.strerror or str(error)
     code = error.errno or 0
     if code == errno.EADDRINUSE:
         return in_use(endpoint, cause)
     if code in (errno.EACCES, errno.EPERM) and endpoint.version and service.port < _FIRST_UNPRIVILEGED:
         remedy = (
-            f"ports below {_FIRST_UNPRIVILEGED} need root or CAP_NET_BIND_SERVICE; to try it without, "
-            "add --port-offset 10000"
+            f"ports below {_FIRST_UNPRIVILEGED} need root or CAP_NET_BIND_SERVICE; for a test without "
+            "them, add --port-offset 10000"
         )
     elif code in (errno.EACCES, errno.EPERM):
         remedy = "let the user that runs svcd write there, or change the socket's owner"

@@ -55,7 +55,7 @@ def needs_root(service: Service, account: DaemonAccount) -> Iterator[ConfigProbl
     for option, needed in others.items():
         if needed and getattr(options, option):
             remedy = RESTART if account.gave_up_root else START
-            yield service.fault(option, f"only root can give this; {remedy}, or remove the option")
+            yield service.fault(option, f"this requires root; {remedy}, or remove the option")
 
 
 def _is_above_own(which: int, limit: int) -> bool:
@@ -90,8 +90,8 @@ def roots_refusals(
     for option in dict.fromkeys(found):
         named = ", ".join(name for name in variables if _option_of(name, service.options) == option)
         value = _value_text(service, option) or f"the removal of {named or option}"
-        text = f"{value} gives handlers what they did not have at the start; {RESTART}, or {_kept_text(option, row)}"
-        yield service.fault(option, text)
+        text = f"{value} gives handlers rights that they did not have at the start"
+        yield service.fault(option, f"{text}; {RESTART}, or {_kept_text(option, row)}")
 
 
 def _option_of(variable: str, options: ServiceOptions) -> str:
@@ -117,11 +117,11 @@ def _kept_text(option: str, row: LaunchSpec) -> str:
     identity = row.identity
     limits = {each.which: each.soft for each in (*identity.own_limits, *identity.handler_limits)}
     if option == "umask" and identity.umask is not None:
-        return f"give a umask that has the bits of {identity.umask:04o}, which it had then"
+        return f"use a umask that has the bits of {identity.umask:04o}, as at the start"
     if option == "nice":
-        return f"give at least {identity.nice}, which it had then"
+        return f"use at least {identity.nice}, as at the start"
     if option in LIMITS and LIMITS[option] in limits:
-        return f"give at most {limits[LIMITS[option]]}, which it had then"
+        return f"use at most {limits[LIMITS[option]]}, as at the start"
     return "undo the change"
 
 

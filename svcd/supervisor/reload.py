@@ -180,5 +180,5 @@ def _not_empty(desired: DesiredServices, file: str | None) -> DesiredServices:
     """
     if desired.endpoints or desired.faulty:
         return desired
-    text = "no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
+    text = "no service is enabled in it; to serve nothing, use svcctl reload --allow-empty"
     raise ConfigError([ConfigProblem(SourceLocation(file or "the services file"), text)])

@@ -210,9 +210,7 @@ class RunningService(ABC):
         Raises:
             CommandError: the service has no launcher.
         """
-        raise CommandError(
-            f"{self.service.id} runs in the daemon and has no launcher; svcctl upgrade renews the daemon"
-        )
+        raise CommandError(f"{self.service.id} runs in the daemon and has no launcher; use svcctl upgrade")
 
     def check_modules(self) -> None:  # noqa: B027 - optional hook
         """Log the modules that have changed on disk since they were imported."""

@@ -129,7 +129,7 @@ class StreamService(TrackedService[TrackingFactory]):
         known = self._context.modules.get(self.service.options.factory)
         changed = known.changed() if known is not None else ""
         if changed:
-            text = f"module {changed} changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
+            text = f"module {changed} changed on disk; it runs in the daemon, so import it with svcctl upgrade"
             log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
 
     def started(self) -> None:

@@ -237,8 +237,10 @@ class ReloadTransaction:
         except ListenError as error:
             if error.number != errno.EADDRINUSE or not pid:
                 raise
-            cause = f"process {pid} of a service with wait=yes still has the socket there, and was told to end"
-            named = ListenError(service.id, error.address, cause, "it is tried again when that has ended", error.number)
+            cause = f"process {pid} of a service with wait=yes still uses the socket, and was sent SIGTERM"
+            named = ListenError(
+                service.id, error.address, cause, "svcd tries again when the process has ended", error.number
+            )
             named.owner_sought = True
             raise named from error
         try:

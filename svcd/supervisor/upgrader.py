@@ -133,7 +133,7 @@ class Upgrader(Service):
             logged then.
         """
         if not 0 < seconds <= _MAX_READY_TIMEOUT:
-            raise CommandError(f"a new daemon may have up to {_MAX_READY_TIMEOUT:.0f} seconds to be ready")
+            raise CommandError(f"the timeout of an upgrade is at most {_MAX_READY_TIMEOUT:.0f} seconds")
         return self._reloader.run_exclusively(self._begin, now, seconds)
 
     def _begin(self, now: bool, seconds: float) -> Deferred[dict[str, object]]:
@@ -163,7 +163,7 @@ class Upgrader(Service):
         attempt = self._attempt
         assert attempt is not None  # noqa: S101 - only a new daemon of an attempt calls this
         if self._supervisor.registry.state == "stopping":
-            self._fail("the daemon was told to stop", attempt.new_daemon.kill())
+            self._fail("the daemon is stopping", attempt.new_daemon.kill())
             return
         self._suspended = True
         self._supervisor.store.shared = True
@@ -227,7 +227,7 @@ class Upgrader(Service):
             self._attempt.timer.cancel()
             self._complete()
         elif self._attempt is not None:
-            self._fail("the daemon was told to stop", self._attempt.new_daemon.kill())
+            self._fail("the daemon is stopping", self._attempt.new_daemon.kill())
 
     def new_daemon_lost(self, reason: str, text: str, exit_status: int) -> None:
         """Continue in the old daemon: the new daemon has exited."""
@@ -247,7 +247,7 @@ class Upgrader(Service):
         for line in text.splitlines():
             log_event(self._log, PROBLEM, text=line)
         log_event(self._log, UPGRADE_FAILED, reason=reason)
-        attempt.answer.errback(CommandError(f"{text}\nthe new daemon did not come up: {reason}".strip(), code))
+        attempt.answer.errback(CommandError(f"{text}\nthe new daemon did not start: {reason}".strip(), code))
 
     def _resume_serving(self) -> None:
         """Accept again, and restore the options of the shared sockets, which the new daemon may have changed."""

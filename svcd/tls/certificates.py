@@ -146,7 +146,7 @@ class ServerTls:
         except UNREADABLE:
             return "its certificate can't be read"
         if self._client_names and not matches_names(subject_alt_names(certificate), self._client_names):
-            return "its certificate is for nobody in tls_client_names"
+            return "its certificate has no name of tls_client_names"
         return None
 
     def prepare(self, service: Service) -> Callable[[], None]:

@@ -39,7 +39,7 @@ _VERSIONS = {"1.2": SSL.TLS1_2_VERSION, "1.3": SSL.TLS1_3_VERSION}
 _SESSION_SECONDS = 7200
 _NO_CALLBACKS = (
     "this Python's libffi is older than 3.4 and needs memory that is written and executed, which the system denies; "
-    "upgrade it, or say MemoryDenyWriteExecute=no in svcd's unit"
+    "upgrade it, or set MemoryDenyWriteExecute=no in svcd's unit"
 )
 
 

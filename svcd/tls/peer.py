@@ -24,8 +24,8 @@ __all__ = ["PeerIdentity", "failure_reason", "matches_names", "peer_identity", "
 
 #: Clearer texts for some reasons of OpenSSL.
 _CLEARER = {
-    "callback failed": "there is no certificate for the name that was asked for",
-    "wrong version number": "what the client speaks is no TLS",
+    "callback failed": "there is no certificate for the requested name",
+    "wrong version number": "the client does not use TLS",
 }
 #: Control characters, which are escaped in environment variables and log lines.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

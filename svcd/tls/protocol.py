@@ -336,7 +336,7 @@ class TlsProtocol(TlsOutput):
             self._failure = reason_of(error)
             return None
         if inner is None:
-            self._failure = "the service wants no connection"
+            self._failure = "the service declines the connection"
         return inner
 
     def _reject(self, failure: str, word: str) -> None:
@@ -354,12 +354,12 @@ class TlsProtocol(TlsOutput):
     def evict(self) -> None:
         """Abort a connection in its handshake to make room for another one."""
         self._end_reason = "evicted"
-        self._handshake_failed("it was not done when descriptors or connections ran out", "timeout")
+        self._handshake_failed("the handshake was not complete when descriptors or connections ran out", "timeout")
         self.transport.abortConnection()
 
     def handshake_timed_out(self) -> None:
         """Abort the connection: the handshake has reached its time limit."""
-        self._handshake_failed(f"it was not done in {HANDSHAKE_SECONDS:g} seconds", "timeout")
+        self._handshake_failed(f"the handshake was not complete within {HANDSHAKE_SECONDS:g} seconds", "timeout")
         self.transport.abortConnection()
 
     def _end_input(self) -> None:

@@ -141,7 +141,7 @@ class CertificateWatcher:
             return False
         changed, problems = server.reload()
         for problem in problems:
-            log_event(self._log, PROBLEM, text=f"{problem}; {server.service.id} goes on with what it had")
+            log_event(self._log, PROBLEM, text=f"{problem}; {server.service.id} keeps its previous certificates")
         if changed:
             first = server.certificates[0]
             values = {"service": server.service.id, "file": first.file, "count": len(server.certificates)}
@@ -162,8 +162,8 @@ class CertificateWatcher:
             return
         self._reported.add(error.filename)
         text = (
-            f"{error.filename} can't be read again ({error.strerror}): what is in use stays until svcd is restarted; "
-            "let the user that svcd runs as read it, or restart svcd when there is a new one"
+            f"{error.filename} can't be read again ({error.strerror}): the certificate in use stays until a restart; "
+            "make the file readable for the user that svcd runs as, or restart svcd after a renewal"
         )
         log_event(self._log, PROBLEM, text=text)
 

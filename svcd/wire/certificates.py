@@ -110,9 +110,9 @@ def read_credentials(certificates: bytes, key: bytes) -> Credentials:
     of_key = _public_bytes(private.public_key())
     matching = [number for number, each in enumerate(chain) if _public_bytes(each.public_key()) == of_key]
     if not matching:
-        raise ValueError("the key is not that of the certificate; name the key that it was made with")
+        raise ValueError("the key does not belong to the certificate; use the key that the certificate was made with")
     if matching[0]:
-        raise ValueError("the key is that of a later certificate in the file; put the server's own first")
+        raise ValueError("the key belongs to a later certificate in the file; put the server's own first")
     _check_strength(private, own)
     begins, expires = own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp()
     names = frozenset(subject_names(own))
@@ -122,13 +122,13 @@ def read_credentials(certificates: bytes, key: bytes) -> Credentials:
 def _check_strength(key: Any, own: x509.Certificate) -> None:  # noqa: ANN401 - of any algorithm
     text = ""
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < _FEWEST_RSA_BITS:
-        text = f"its RSA key of {key.key_size} bits is too weak; make one of {_FEWEST_RSA_BITS} bits, or for P-256"
+        text = f"the RSA key of {key.key_size} bits is too weak; use one of {_FEWEST_RSA_BITS} bits, or a P-256 key"
     elif isinstance(key, ec.EllipticCurvePrivateKey) and not isinstance(key.curve, _CURVES):
-        text = f"few clients know its curve {key.curve.name}; make a key for P-256"
+        text = f"few clients support the curve {key.curve.name}; use a P-256 key"
     elif not isinstance(key, _SIGNING):
-        text = "TLS has no use for a key of this kind; make one for P-256"
+        text = "TLS does not support keys of this type; use a P-256 key"
     elif _is_signed_weakly(own):
-        text = "its certificate is signed with MD5 or SHA-1, which clients refuse; have a new one made"
+        text = "the certificate is signed with MD5 or SHA-1, which clients refuse; renew it"
     if text:
         raise ValueError(text)
 
@@ -149,12 +149,12 @@ def _read_key(data: bytes) -> Any:  # noqa: ANN401 - of any algorithm
     if found is None:
         raise KeyMistakeError(_nothing(data, _KEYS))
     if b"ENCRYPTED" in found[0]:
-        raise KeyMistakeError("the key has a passphrase, which nobody could type; remove it with openssl pkey")
+        raise KeyMistakeError("the key has a passphrase; remove it with openssl pkey")
     try:
         # The check of an RSA key takes milliseconds to test its primes; a wrong key does not match the certificate.
         return serialization.load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        text = "its private key can't be read: it is damaged, or of a kind that is not supported"
+        text = "the private key can't be read: it is damaged, or its type is not supported"
         raise KeyMistakeError(text) from None
 
 
@@ -179,8 +179,8 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
         except UNREADABLE:
             raise ValueError(f"{each.subject.rfc4514_string()} has extensions that can't be read") from None
         if not constraints.ca:
-            text = f"{each.subject.rfc4514_string()} may not vouch for others (basicConstraints CA:FALSE)"
-            raise ValueError(f"{text}; name the authority's own certificate")
+            text = f"{each.subject.rfc4514_string()} is not a certificate authority (basicConstraints CA:FALSE)"
+            raise ValueError(f"{text}; use the certificate of the authority")
     return found
 
 
@@ -198,7 +198,7 @@ def _nothing(data: bytes, kind: _Kind) -> str:
     remedy = ""
     if _BINARY.match(data):
         remedy = (
-            f"; it is binary, and is made PEM by openssl {kind.command} -inform der, or openssl pkcs12 if it is that"
+            f"; the file is binary: convert it to PEM with openssl {kind.command} -inform der, or with openssl pkcs12"
         )
     return f"there is no {kind.name} in it (PEM: -----BEGIN {kind.label}-----){remedy}"
 
@@ -216,9 +216,7 @@ def _read_all(data: bytes, block: re.Pattern[bytes], read: Callable[[bytes], Any
                 warnings.simplefilter("ignore")
                 values.append(read(each))
         except UnsupportedAlgorithm:
-            raise ValueError(
-                f"{what} {number} of {len(blocks)} in it has a key of a kind that is not supported"
-            ) from None
+            raise ValueError(f"{what} {number} of {len(blocks)} in it has an unsupported type of key") from None
         except UNREADABLE:
             raise ValueError(f"{what} {number} of {len(blocks)} in it can't be read: it is damaged") from None
     return values

@@ -71,7 +71,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command("status", "show the state and the connections of each service"),
         Command("show", "show the settings and the counters of a service", (_NEEDED,)),
-        Command("connections", "list the connections, and what those that are not served yet wait for", (_SERVICE,)),
+        Command("connections", "list list the connections, and the reason why one waits", (_SERVICE,)),
         Command(
             "kick",
             "close a connection by its id, or all connections of a client",
@@ -83,7 +83,7 @@ COMMANDS: dict[str, Command] = {
         Command("resume", "accept the connections of a paused service, or of all, again", (_SERVICE,)),
         Command("restart", "restart the launcher of a service; no client is refused", (_NEEDED,)),
         Command("reload", "read the services file again and apply the changes", (_NOW, _STRICT, _EMPTY)),
-        Command("diff", "show what a reload would change", (_FILE,)),
+        Command("diff", "show show the changes that a reload would make", (_FILE,)),
         Command(
             "upgrade",
             "replace the daemon by a new process of the installed program; no client is refused",
@@ -163,16 +163,16 @@ def request(line: bytes) -> ControlRequest:
     except ValueError:
         raise RequestError("the request is not JSON") from None
     if not isinstance(data, dict):
-        raise RequestError("the request is no object")
+        raise RequestError("the request is not an object")
     number = data.get("id")
     if not isinstance(number, int | str | None) or isinstance(number, bool):
         raise RequestError("id is neither a number nor a string")
     name, arguments = data.get("command"), data.get("arguments", {})
     command = COMMANDS.get(name) if isinstance(name, str) else None
     if command is None:
-        raise RequestError(f"there is no such command; there are {' '.join(COMMANDS)}", number)
+        raise RequestError(f"unknown command; the commands are {' '.join(COMMANDS)}", number)
     if not isinstance(arguments, dict):
-        raise RequestError("arguments is no object", number)
+        raise RequestError("arguments is not an object", number)
     wrong = _wrong(command, arguments)
     if wrong:
         raise RequestError(wrong, number)

@@ -87,12 +87,12 @@ class ResponseReader:
             try:
                 self._parser.feed_data(piece)
             except httptools.HttpParserUpgrade:
-                self._error = self._error or "the server changes the protocol, which nobody asked for"
+                self._error = self._error or "the server changes the protocol without a request for it"
             except httptools.HttpParserError as error:
                 if not self.done:
-                    self._error = self._error or f"the answer is no HTTP: {error}"
+                    self._error = self._error or f"the answer is not HTTP: {error}"
             if self._uncounted > MOST_HEAD and not self.done:
-                self._error = self._error or f"more than {MOST_HEAD} bytes of a head"
+                self._error = self._error or f"more than {MOST_HEAD} bytes in the response header"
             if self._error:
                 raise ResponseError(self._error)
         found, self._found = self._found, []
@@ -107,14 +107,16 @@ class ResponseReader:
         if self.done:
             return
         if self._head is None:
-            where = "amid its head" if self._uncounted else "without an answer"
+            where = "within the response header" if self._uncounted else "without an answer"
             raise ResponseError(f"the server has closed the connection {where}")
         length = self._head.field(b"content-length")
         if length is not None:
             text = length.decode("latin-1")
             raise ResponseError(f"the server has closed the connection after {self._received} of {text} bytes")
         if self._head.field(b"transfer-encoding") is not None:
-            raise ResponseError(f"the server has closed the connection amid chunks, after {self._received} bytes")
+            raise ResponseError(
+                f"the server has closed the connection within the chunked body, after {self._received} bytes"
+            )
         self.done = True
 
     # Callbacks of httptools. An exception would end the parser and lose its reason, hence _error.

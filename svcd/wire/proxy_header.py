@@ -82,17 +82,17 @@ def header(data: bytes) -> ProxyHeader | None:
         return _binary(data)
     if any(each.startswith(data[: len(each)]) for each in _LINES):
         return _text(data)
-    raise ValueError("it begins with no PROXY header")
+    raise ValueError("there is no PROXY header")
 
 
 def _text(data: bytes) -> ProxyHeader | None:
     end = data.find(_END, 0, _MOST_LINE)
     unknown = data.startswith(_LINES[2])
     if unknown and data[len(_LINES[2]) : len(_LINES[2]) + 1] not in (b"", b" ", b"\r"):
-        raise ValueError("its protocol is none of TCP4, TCP6 and UNKNOWN")
+        raise ValueError("the protocol is not TCP4, TCP6 or UNKNOWN")
     if end < 0:
         if len(data) >= _MOST_LINE or (b"\n" in data and not unknown):
-            raise ValueError(f"its first line has no CRLF within {_MOST_LINE} bytes")
+            raise ValueError(f"the first line has no CRLF within {_MOST_LINE} bytes")
         return None
     size = end + len(_END)
     if unknown:
@@ -101,39 +101,39 @@ def _text(data: bytes) -> ProxyHeader | None:
     narrow = data.startswith(_LINES[0])
     match = (_LINE_4 if narrow else _LINE_6).fullmatch(data, 0, end)
     if match is None:
-        raise ValueError("its line has not two addresses and two ports")
+        raise ValueError("the line does not have two addresses and two ports")
     source, destination, source_port, destination_port = (each.decode("ascii") for each in match.groups())
     if max(int(source_port), int(destination_port)) > _HIGHEST_PORT:
-        raise ValueError("a port of its line is none")
+        raise ValueError("a port of the line is invalid")
     if narrow:
         return ProxyHeader(size, (source, int(source_port)), (destination, int(destination_port)))
     try:
         # In canonical form, as all addresses in svcd.
         source_host, destination_host = (str(ipaddress.IPv6Address(each)) for each in (source, destination))
     except ValueError:
-        raise ValueError("an address of its line is none") from None
+        raise ValueError("an address of the line is invalid") from None
     return ProxyHeader(size, (source_host, int(source_port), 0, 0), (destination_host, int(destination_port), 0, 0))
 
 
 def _binary(data: bytes) -> ProxyHeader | None:
     command = data[12:13]
     if command and command[0] not in (_LOCAL, _PROXY):
-        raise ValueError("its version or its command is unknown")
+        raise ValueError("the version or the command is unknown")
     if len(data) < _FIXED.size:
         return None
     _, _, kind, length = _FIXED.unpack_from(data)
     size = _FIXED.size + length
     if size > MOST:
-        raise ValueError(f"it has {size} bytes, more than {MOST}")
+        raise ValueError(f"the header has {size} bytes, more than {MOST}")
     if command[0] == _LOCAL:
         # The rest of the header must be ignored.
         return ProxyHeader(size) if len(data) >= size else None
     family, transport = divmod(kind, 16)
     if family > _UNIX or transport > _DGRAM:
-        raise ValueError("its address family or its transport is unknown")
+        raise ValueError("the address family or the transport is unknown")
     addresses = _ADDRESSES.get(family) if transport else None
     if addresses is not None and length < addresses.size:
-        raise ValueError("it is shorter than its addresses")
+        raise ValueError("the header is shorter than its addresses")
     if len(data) < size:
         return None
     if addresses is None:
@@ -161,9 +161,9 @@ def _check(whole: bytes, start: int) -> None:
         return
     begin, end = sums[0]
     if len(sums) > 1 or end - begin != _CHECKSUM.size:
-        raise ValueError("its checksum is none of four bytes")
+        raise ValueError("the checksum does not have four bytes")
     if _CHECKSUM.pack(crc32c(whole[:begin] + bytes(_CHECKSUM.size) + whole[end:])) != whole[begin:end]:
-        raise ValueError("its checksum is wrong")
+        raise ValueError("the checksum is wrong")
 
 
 def _values(whole: bytes, start: int) -> Iterator[tuple[int, int, int]]:
@@ -171,11 +171,11 @@ def _values(whole: bytes, start: int) -> Iterator[tuple[int, int, int]]:
     while start < len(whole):
         begin = start + _TLV.size
         if begin > len(whole):
-            raise ValueError("a value behind its addresses is cut off")
+            raise ValueError("a value after the addresses is truncated")
         kind, length = _TLV.unpack_from(whole, start)
         start = begin + length
         if start > len(whole):
-            raise ValueError("a value behind its addresses is cut off")
+            raise ValueError("a value after the addresses is truncated")
         yield kind, begin, start
 
 

@@ -31,7 +31,7 @@ def question(data: bytes) -> tuple[str, int] | None:
         raise ValueError("the name is too long")
     name = line.removesuffix(b"\r")
     if not name or not name.isascii() or not name.decode().isprintable():
-        raise ValueError("that is no name of a service")
+        raise ValueError("the name is not a service name")
     return name.decode().lower(), len(line) + 1
 
 

@@ -227,7 +227,7 @@ def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None
     daemon = controlled.daemon
     controlled.ask("pause", "echo")
     done = controlled.svcctl("enable", "echo")
-    assert (done.returncode, "echo/tcp is paused; let it go on by svcctl resume echo/tcp" in done.stderr) == (1, True)
+    assert (done.returncode, "echo/tcp is paused; resume it with svcctl resume echo/tcp" in done.stderr) == (1, True)
     with daemon.connect("echo/tcp") as waiting:
         waiting.sendall(b"hello")
         assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
@@ -535,7 +535,7 @@ def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> Non
     checked = controlled.svcctl("check")
     assert checked.returncode == 1
     first, *problems = checked.stderr.splitlines()
-    named = f"{daemon.file}, which the running daemon serves (pid {daemon.process.pid})"
+    named = f"{daemon.file}, the file of the running daemon (pid {daemon.process.pid})"
     assert first.startswith(f"svcctl check: {named}; as user ")
     assert problems == [
         f"{daemon.file}:3:21: factory: os:getpid returns int, not a Factory (IProtocolFactory)",

@@ -228,7 +228,7 @@ def test_curl_as_a_proxy(start: Callable[..., Daemon], program: Callable[[str], 
     assert b"Hello, 127.0.0.9!" in page
     assert run(curl, "-s", "--interface", "127.0.0.9", url) == b""
     (refused,) = daemon.wait_event("refuse", "http/tcp")
-    assert refused["rule"].startswith("proxy_protocol: it begins with no PROXY header (")
+    assert refused["rule"].startswith("proxy_protocol: there is no PROXY header (")
     assert b"Hello, 127.0.0.10!" in run(curl, "-s", "--interface", "127.0.0.10", url)
 
 
@@ -347,4 +347,4 @@ def test_nobody_waits_for_who_says_nothing(start: Callable[..., Daemon]) -> None
         assert daemon.stop() == 0
         assert [client.recv(1) for client in silent] == [b""] * 50
     (refused,) = [line for line in daemon.lines if " refuse " in line]
-    assert "the rest of it does not come" in refused
+    assert "the rest of the header does not arrive" in refused

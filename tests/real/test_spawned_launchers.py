@@ -198,7 +198,7 @@ def test_a_module_that_has_changed_is_told_of(start: Callable[..., Daemon], fold
     text = "module helper changed on disk; restart its launcher with svcctl restart py/tcp"
     assert changed["text"] == text
     (changed,) = daemon.wait_event("module-changed", "made/tcp")
-    assert changed["text"] == "module made changed on disk; it runs in the daemon: svcctl upgrade imports it anew"
+    assert changed["text"] == "module made changed on disk; it runs in the daemon, so import it with svcctl upgrade"
     controlled.ask("restart", "py")
     controlled.ask("reload")
     daemon.wait_event("module-changed", "made/tcp", 2)

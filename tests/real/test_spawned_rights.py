@@ -160,7 +160,9 @@ def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_fol
         name, _, value = change.partition("=")
         number = next(n for n, each in enumerate(text.splitlines(), 1) if each.startswith("other "))
         column = text.splitlines()[number - 1].index(change) + len(name) + 2
-        place = f"{services}:{number}:{column}: {name}: {value} gives handlers what they did not have at the start; "
+        place = (
+            f"{services}:{number}:{column}: {name}: {value} gives handlers rights that they did not have at the start; "
+        )
         assert reason.startswith(place)
         assert "spawn-as-users.conf" in reason
         assert "restart svcd" in reason

@@ -457,7 +457,7 @@ def _raw(*pieces: bytes) -> Callable[[socket.socket], None]:
         ([b"HTTP/1.1 500 \xc2\x9b1m\r\nContent-Length: 0\r\n\r\n"], 1, b"", "500 \xc2\\x9b1m\n"),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"], 76, b"abc", "after 3 of 9 bytes"),
         ([b"220 mail.example ESMTP\r\n"], 76, b"", "the answer is no HTTP"),
-        ([b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000], 76, b"", "more than 65536 bytes of a head"),
+        ([b"HTTP/1.1 200 OK\r\nX: ", b"x" * 1_000_000], 76, b"", "more than 65536 bytes in the response header"),
         ([], 76, b"", "without an answer"),
     ],
 )
@@ -626,7 +626,7 @@ def test_certificates_that_are_not_trusted(
     assert found["tls"]["problems"] == [said]
     done = svcctl("get", "-4", "--insecure", *options, f"https://localhost:{port}/")
     assert done.status == 0
-    assert done.err == "svcctl get: --insecure: whoever answers is taken for the server\n"
+    assert done.err == "svcctl get: --insecure: the certificate of the server is not verified\n"
 
 
 def test_another_name(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
@@ -677,7 +677,7 @@ def test_probe_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: C
     assert shown["tls"].startswith("TLSv1.2 ECDHE-")
     assert (shown["certificate"], shown["issuer"]) == ("CN=localhost", "CN=Test CA")
     assert shown["names"] == "localhost, 127.0.0.1"
-    assert shown["valid"].endswith("365 days more")
+    assert shown["valid"].endswith("365 days left")
     assert shown["trusted"] == "yes"
     found = json.loads(svcctl(*words, "--json").out)
     assert found["tls"]["trusted"]
@@ -690,7 +690,7 @@ def test_no_tls_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     done = svcctl("get", f"https://127.0.0.1:{daemon.port('daytime/tcp')}/")
     assert done.status == 76
     assert done.err.startswith("svcctl get: no TLS with 127.0.0.1 port")
-    assert "TLS: wrong version number (the server does not speak TLS here)" in done.err
+    assert "TLS: wrong version number (the server does not use TLS on this port)" in done.err
 
 
 # Servers of other people.

@@ -224,8 +224,8 @@ def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folde
     daemon = start(None, "--services", str(services), twistd_arguments=["--uid", "nobody"])
     (line,) = daemon.wait_for(lambda line: " problem " in line)
     assert fields(line)["text"] == (
-        f"{open_folder}/key can't be read again (Permission denied): what is in use stays until svcd is restarted; "
-        "let the user that svcd runs as read it, or restart svcd when there is a new one"
+        f"{open_folder}/key can't be read again (Permission denied): the certificate in use stays until a "
+        "restart; make the file readable for the user that svcd runs as, or restart svcd after a renewal"
     )
     newer = CA.sign("localhost")
     _put(open_folder, {"server": newer.pem, "key": newer.key_pem})

@@ -551,7 +551,7 @@ def test_a_reload_during_an_upgrade(begin: Callable[..., Daemon], open_folder: P
             assert json.loads(upgraded.readline())["ok"]
             answer = json.loads(others.readline())
             assert (answer["id"], answer["ok"], answer["code"]) == (2, False, "busy")
-            assert "ask again" in answer["error"]
+            assert "try again" in answer["error"]
     assert _svcctl(open_folder, "reload").returncode == 0
 
 
@@ -591,7 +591,7 @@ def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Dae
     with _importing(begin, open_folder, services) as (daemon, client):
         new = Process(_children(daemon.process.pid)[-1])
         assert daemon.stop() == 0
-        assert "told to stop" in json.loads(client.makefile("rb").readline())["error"]
+        assert "the daemon is stopping" in json.loads(client.makefile("rb").readline())["error"]
     new.wait()
     assert not (open_folder / "control").exists()
 

@@ -158,4 +158,4 @@ def test_a_number_that_is_none(words: list[str], capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == os.EX_USAGE
-    assert f"{words[1]}: {words[2]!r} is no " in capsys.readouterr().err
+    assert f"{words[1]}: {words[2]!r} is not a " in capsys.readouterr().err

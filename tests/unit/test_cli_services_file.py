@@ -35,8 +35,8 @@ def test_the_running_daemons_file_is_the_default(monkeypatch: pytest.MonkeyPatch
     """With its offset, and the users who read the file and run handlers."""
     status = {"pid": 7, "services_file": "/s", "port_offset": 10, "reader": 0, "user": STRANGER}
     found = _source(monkeypatch, status)
-    assert found == ServicesFileSource("/s", "which the running daemon serves (pid 7)", 10, "root", str(STRANGER))
-    assert found.name == "/s, which the running daemon serves (pid 7)"
+    assert found == ServicesFileSource("/s", "the file of the running daemon (pid 7)", 10, "root", str(STRANGER))
+    assert found.name == "/s, the file of the running daemon (pid 7)"
     same = _source(monkeypatch, {**status, "reader": STRANGER})
     assert (same.reader, same.handlers) == (str(STRANGER), "")
     embedded = _source(monkeypatch, {**status, "services_file": DEFAULT_NAME})
@@ -65,7 +65,7 @@ def test_a_check_says_whose_eyes_it_has(monkeypatch: pytest.MonkeyPatch) -> None
         become("nosuchuser")
     monkeypatch.setattr(os, "geteuid", lambda: 1)
     other = pwd.getpwuid(1).pw_name
-    assert become("root") == f"{other} (root could check as root, who serves)"
+    assert become("root") == f"{other} (as root, the check would run as root, the user that serves)"
 
 
 def test_a_check_as_another_user(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

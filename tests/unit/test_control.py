@@ -186,7 +186,7 @@ def test_finish_answers_waiting_requests(server: _Server) -> None:
     done = server.factory.finish()
     answers = _answers(client)
     assert [(answer["id"], answer["code"]) for answer in answers] == [(1, "busy"), ("b", "busy"), (None, "busy")]
-    assert "ask again" in answers[0]["error"]
+    assert "try again" in answers[0]["error"]
     assert (client.lost, done.called, server.status_requests) == ("done", True, 0)
     sent = client.sent
     server.slow.callback("done")

@@ -175,7 +175,7 @@ def test_async_functions_and_generators(folder: Path) -> None:
     kinds = ["an async function", "a generator", "an async generator", *["an async function"] * 3]
     assert reasons == [
         *(
-            f"tried_lazy:{name} is {kind}, which no model runs; write a plain function"
+            f"tried_lazy:{name} is {kind}, which no model can run; write a plain function"
             for name, kind in zip(names, kinds, strict=False)
         ),
         "",

@@ -126,7 +126,7 @@ def test_a_file_that_was_there_before_is_kept(installation: _Installation, link:
     else:
         foreign.write_text("theirs")
     installation.install(one="ours")
-    assert installation.log == ["keep, it is not ours: a/one", "write the new version: a/one.new"]
+    assert installation.log == ["keep, it was not installed: a/one", "write the new version: a/one.new"]
     installation.remove()
     assert foreign.read_text() == elsewhere.read_text() == "theirs"
     assert foreign.is_symlink() is link
@@ -134,7 +134,7 @@ def test_a_file_that_was_there_before_is_kept(installation: _Installation, link:
     installation.remove()
     assert foreign.read_text() == "theirs"
     installation.install(one="ours", spare=True)
-    assert installation.log == ["skip, another one is there: a/one"]
+    assert installation.log == ["skip, another file exists: a/one"]
     assert not (installation.folder / "a/one.new").exists()
 
 
@@ -399,6 +399,6 @@ def test_a_machine_without_systemd(
     monkeypatch.setattr(svcd.cli.install, "_BOOTED", tmp_path / "none")
     monkeypatch.setattr(svcd.cli.install_files, "SYSTEM_PREFIXES", (tmp_path / "p",))
     monkeypatch.setattr(InstallPath, "services", tmp_path / "p/etc/svcd/services")
-    assert "systemd does not run here; once it does: systemctl enable --now svcd" in run("install")
+    assert "systemd is not running; when it is: systemctl enable --now svcd" in run("install")
     run("uninstall")
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"

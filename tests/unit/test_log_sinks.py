@@ -216,7 +216,7 @@ def test_finish_reports_missing_lines(journald: FakeJournald, tmp_path: Path, mo
         assert journald.take()["MESSAGE"] == str(taken)
         taken += 1
     missing = 2000 - taken
-    text = f"svcd: the log lacks the last {missing} lines: they could not be written within 5 s\n"
+    text = f"svcd: the log does not have the last {missing} lines, which could not be written within 5 s\n"
     assert (tmp_path / "error").read_text() == text
     assert next(times) < 10
     assert output._journald is not None

@@ -85,8 +85,8 @@ def test_permission_to_read(folder: Path) -> None:
 def test_paths_that_are_not_programs(folder: Path) -> None:
     """Directories, devices and missing paths can't be executed; files and missing paths can't be entered."""
     path = str(_file(folder / "p"))
-    assert cannot_execute(str(folder), OTHER) == "it is no regular file"
-    assert cannot_execute(os.devnull, OTHER) == "it is no regular file"
+    assert cannot_execute(str(folder), OTHER) == "it is not a regular file"
+    assert cannot_execute(os.devnull, OTHER) == "it is not a regular file"
     assert cannot_execute(f"{folder}/none", OTHER) == "No such file or directory"
     assert cannot_execute(f"{path}/x", OTHER) == "Not a directory"
     assert cannot_enter(path, OTHER) == "Not a directory"

@@ -170,9 +170,9 @@ def test_a_proxy_at_a_unix_socket(proxied: Callable[..., _Proxied], tmp_path: Pa
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"GET / HTTP/1.1\r\n", "it begins with no PROXY header"),
-        (V2[:12] + b"\x31", "its version or its command is unknown"),
-        (V2[:14] + b"\xff\xff", f"it has 65551 bytes, more than {MOST}"),
+        (b"GET / HTTP/1.1\r\n", "there is no PROXY header"),
+        (V2[:12] + b"\x31", "the version or the command is unknown"),
+        (V2[:14] + b"\xff\xff", f"the header has 65551 bytes, more than {MOST}"),
     ],
 )
 def test_invalid_header_closes_the_connection(proxied: Callable[..., _Proxied], data: bytes, text: str) -> None:
@@ -195,7 +195,7 @@ def test_end_within_a_header(proxied: Callable[..., _Proxied]) -> None:
     service.send(service.connect(), b"")
     assert (service.lines, service.none_waiting) == ([], True)
     service.send(service.connect(V1[:-1]), b"")
-    assert "it ends too early" in service.lines[0]
+    assert "the header ends too early" in service.lines[0]
     assert service.none_waiting
 
 
@@ -223,7 +223,7 @@ def test_header_timeout(proxied: Callable[..., _Proxied], options: str, seconds:
     service.reactor.advance(0.4)
     assert not service.none_waiting
     service.reactor.advance(0.2)
-    assert "the rest of it does not come" in service.lines[0]
+    assert "the rest of the header does not arrive" in service.lines[0]
     assert service.none_waiting
     service.connect()
     service.reactor.advance(seconds)
@@ -240,7 +240,7 @@ def test_number_of_waiting_connections_is_limited(proxied: Callable[..., _Proxie
     service.connect()
     assert service.budget.open == 3
     assert first[0].recv(1) == b""
-    assert "too many connections wait for theirs" in service.lines[0]
+    assert "too many connections wait for a header" in service.lines[0]
     service.send(first[1], V1)
     assert len(service.taken) == 2
 
@@ -275,7 +275,7 @@ def test_new_options_apply_to_waiting_connections(proxied: Callable[..., _Proxie
     assert not service.none_waiting
     service.header_reader.retune(service_of("echo 0/tcp proxy_protocol=10.0.0.1"))
     assert client.recv(1) == b""
-    assert "it is no proxy any more" in service.lines[0]
+    assert "the client is no longer a proxy" in service.lines[0]
     assert service.none_waiting
 
 

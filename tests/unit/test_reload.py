@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-EMPTY = "the services file: no service is enabled in it; if nothing is to be served, use svcctl reload --allow-empty"
+EMPTY = "the services file: no service is enabled in it; to serve nothing, use svcctl reload --allow-empty"
 
 
 class _Reloaded:
@@ -101,6 +101,6 @@ def test_diff_has_faults_and_missing_rights(
     texts = [fault.text for fault in faults]
     assert texts == [
         "server: can't run /none: No such file or directory",
-        f"user: only root can give this; {START}, or remove the option",
+        f"user: this requires root; {START}, or remove the option",
     ]
     assert reloaded.served == ["echo/unix"]

@@ -35,19 +35,19 @@ def _refusals(line: str) -> list[str]:
     ("before", "after", "position", "remedy"),
     [
         ("user=1", "user=root", "s:1:32: user: root", "undo the change"),
-        ("umask=027", "umask=022", "s:1:40: umask: 0022", "give a umask that has the bits of 0027, which it had then"),
-        ("nice=2", "nice=1", "s:1:49: nice: 1", "give at least 2, which it had then"),
-        ("rlimit_cpu=5s", "rlimit_cpu=6s", "s:1:62: rlimit_cpu: 6s", "give at most 5, which it had then"),
+        ("umask=027", "umask=022", "s:1:40: umask: 0022", "use a umask that has the bits of 0027, as at the start"),
+        ("nice=2", "nice=1", "s:1:49: nice: 1", "use at least 2, as at the start"),
+        ("rlimit_cpu=5s", "rlimit_cpu=6s", "s:1:62: rlimit_cpu: 6s", "use at most 5, as at the start"),
         ("env=A=b", "env=A=c", "s:1:69: env: A=c", "undo the change"),
         ("env=A=b", "", "s:1:1: env: the removal of A", "undo the change"),
-        ("nice=2", "", "s:1:1: nice: the removal of nice", "give at least 2, which it had then"),
+        ("nice=2", "", "s:1:1: nice: the removal of nice", "use at least 2, as at the start"),
         ("no_new_privs=yes", "", "s:1:1: no_new_privs: the removal of no_new_privs", "undo the change"),
         ("server=/bin/cat", "server='/bin/cat -n'", "s:1:18: server: /bin/cat -n", "undo the change"),
     ],
 )
 def test_a_refusal_names_the_option(before: str, after: str, position: str, remedy: str) -> None:
     """A refusal has the option's position and value, and the remedy: a restart, or a change that needs none."""
-    text = f"{position} gives handlers what they did not have at the start; {RESTART}, or {remedy}"
+    text = f"{position} gives handlers rights that they did not have at the start; {RESTART}, or {remedy}"
     assert _refusals(FIRST.replace(before, after)) == [text]
 
 
@@ -62,7 +62,7 @@ def test_several_refusals() -> None:
 def test_a_service_that_the_zygote_does_not_have() -> None:
     """A service that the zygote does not have is refused the options that need root."""
     (found,) = roots_refusals(service_of(FIRST), ACCOUNT, None, [""])
-    assert str(found) == f"s:1:32: user: only root can give this; {RESTART}, or remove the option"
+    assert str(found) == f"s:1:32: user: this requires root; {RESTART}, or remove the option"
 
 
 @pytest.mark.usefixtures("dropped_root")

@@ -269,16 +269,16 @@ def test_unused_sockets_are_logged_and_closed(bound: Callable[..., socket.socket
     addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (given, stored)]
     pieces = zip(names, (given, stored, local), strict=True)
     socket_pool = SocketPool(
-        [*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is no socket")]
+        [*(InheritedSocket(*each) for each in pieces), InheritedSocket("file", None, "it is not a socket")]
     )
     assert socket_pool
     manager = ManagerDouble()
     with LogCatcher() as log:
         assert open_all([], socket_pool, FdStore(manager)) == []
     logged = [(event["name"], event["address"], event["reason"]) for event in log.named("leftover")]
-    unused = "no line of the services file asks for it"
+    unused = "no service of the services file uses it"
     assert logged == [
-        ("file", "-", "it is no socket"),
+        ("file", "-", "it is not a socket"),
         (names[0], addresses[0], unused),
         (names[1], addresses[1], unused),
         (names[2], str(tmp_path / "s"), unused),
@@ -436,7 +436,7 @@ def test_descriptors_become_sockets(bound: Callable[..., socket.socket], tmp_pat
     assert logged == [
         f"echo|127.0.0.1:{stream.getsockname()[1]}|False|",
         f"b|{tmp_path}/s|False|",
-        "unknown|-|False|it is no socket",
+        "unknown|-|False|it is not a socket",
         "unknown|0.0.0.0:0|False|it does not listen",
         "unknown|-|False|no service has sockets of this type",
         "unknown|-|False|no service has sockets of this family",

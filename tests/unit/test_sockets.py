@@ -234,7 +234,7 @@ def test_a_file_that_is_not_a_socket(tmp_path: Path) -> None:
     path = tmp_path / "s"
     path.write_text("precious")
     error = _error(f"echo {path}/unix")
-    assert error.cause == "a file that is no socket stands there"
+    assert error.cause == "the path is a file that is not a socket"
     assert error.remedy == "move it away, or choose another path"
     assert path.read_text() == "precious"
 
@@ -243,7 +243,7 @@ def test_a_path_in_no_directory(tmp_path: Path) -> None:
     """A missing directory is named in the remedy."""
     assert _error(f"echo {tmp_path}/none/s/unix").remedy == "its directory does not exist; create it"
     (tmp_path / "file").touch()
-    assert "no directory" in _error(f"echo {tmp_path}/file/s/unix").remedy
+    assert "not a directory" in _error(f"echo {tmp_path}/file/s/unix").remedy
 
 
 def test_an_owner_that_can_not_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

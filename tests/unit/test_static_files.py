@@ -346,7 +346,12 @@ def test_reading_local_files(tmp_path: Path) -> None:
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(MAX_FILE_SIZE + 1)
     assert files.read(str(tmp_path / "a")) == b"\0content"
-    for name, cause in {"fifo": "no regular file", "huge": "larger than", ".": "directory", "none": "No such"}.items():
+    for name, cause in {
+        "fifo": "not a regular file",
+        "huge": "larger than",
+        ".": "directory",
+        "none": "No such",
+    }.items():
         with pytest.raises(OSError, match=cause):
             files.read(str(tmp_path / name))
 

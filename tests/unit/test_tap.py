@@ -69,7 +69,7 @@ def test_a_wrong_command_line(arguments: list[str]) -> None:
 @pytest.mark.parametrize("destination", [{"logfile": "-"}, {"syslog": True}, {"logger": object()}])
 def test_the_journal_excludes_other_destinations(destination: dict[str, Any]) -> None:
     """--log-format journald with another log destination is a usage error."""
-    with pytest.raises(usage.UsageError, match="leave out --logfile, --syslog and --logger"):
+    with pytest.raises(usage.UsageError, match="remove --logfile, --syslog and --logger"):
         _options("--log-format", "journald", **destination)
 
 
@@ -78,7 +78,7 @@ def test_the_limit_of_connections() -> None:
     assert _options()["max-connections"] is None
     assert _options("--max-connections", "5")["max-connections"] == 5
     for word in ("0", "-1", "x", "1.5", ""):
-        with pytest.raises(usage.UsageError, match=r"is less than 1|is no whole number"):
+        with pytest.raises(usage.UsageError, match=r"is less than 1|is not a whole number"):
             _options("--max-connections", word)
 
 

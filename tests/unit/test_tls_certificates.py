@@ -147,7 +147,7 @@ def test_optional_client_certificates() -> None:
     assert server.refusal(here) is None
     here, error = handshake(server, client(certificate=CLIENTS.sign("a.example.net")))
     assert error is None
-    assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
+    assert server.refusal(here) == "its certificate has no name of tls_client_names"
     assert handshake(server, client(certificate=ANNA))[1] is None
     expired = CLIENTS.sign("a.example.org", expires=CLIENTS.now - timedelta(hours=1))
     here, error = handshake(server, client(certificate=expired))
@@ -161,7 +161,7 @@ def test_client_names() -> None:
     here, _ = handshake(server, client(certificate=ANNA))
     assert server.refusal(here) is None
     here, _ = handshake(server, client(certificate=CLIENTS.sign("anna.example.org")))
-    assert server.refusal(here) == "its certificate is for nobody in tls_client_names"
+    assert server.refusal(here) == "its certificate has no name of tls_client_names"
 
 
 def test_client_without_a_required_certificate_is_refused() -> None:
@@ -265,9 +265,7 @@ def test_client_without_tls() -> None:
     with pytest.raises(SSL.Error) as caught:
         here.do_handshake()
     assert failure_reason(caught.value, here) == failure_reason(Failure(caught.value)) == "http request"
-    assert (
-        failure_reason(SSL.Error([("SSL routines", "", "wrong version number")])) == "what the client speaks is no TLS"
-    )
+    assert failure_reason(SSL.Error([("SSL routines", "", "wrong version number")])) == "the client does not use TLS"
     assert (
         failure_reason(SSL.SysCallError(-1, "Unexpected EOF")) == failure_reason(ConnectionDone()) == "unexpected eof"
     )
@@ -359,7 +357,7 @@ def test_sessions_are_resumed(version: int) -> None:
 
 def test_resumed_session_keeps_the_client_certificate() -> None:
     """A resumed session has the client's certificate, by which it is identified and refused as before."""
-    for name, refusal in {"anna.example.org": None, "x": "its certificate is for nobody in tls_client_names"}.items():
+    for name, refusal in {"anna.example.org": None, "x": "its certificate has no name of tls_client_names"}.items():
         options = f"tls_cert=/c/a tls_client_ca=/c/ca tls_client_names={name}"
         server = server_of(options, a=SERVER.bundle, ca=CLIENTS.pem)
         first = client(certificate=ANNA)
@@ -485,7 +483,7 @@ def test_unknown_name_is_refused() -> None:
     )
     assert handshake(server, client("one.example"))[1] is None
     here, error = handshake(server, client("two.example"))
-    assert failure_reason(error, here) == "there is no certificate for the name that was asked for"
+    assert failure_reason(error, here) == "there is no certificate for the requested name"
 
 
 def test_change_applies_to_later_connections() -> None:
@@ -506,7 +504,8 @@ def test_change_applies_to_later_connections() -> None:
     commit()
     assert shown() == newer.certificate
     files.put("/c/a", newer.pem + SERVER.key_pem)
-    with pytest.raises(ConfigError, match=r"services:1:21: tls_cert: can't use /c/a: the key is not that"):
+    problem = r"services:1:21: tls_cert: can't use /c/a: the key does not belong to the certificate"
+    with pytest.raises(ConfigError, match=problem):
         server.prepare(service)
     assert shown() == newer.certificate
     assert [each.file for each in server.certificates] == ["/c/a"]

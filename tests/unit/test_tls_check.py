@@ -115,7 +115,7 @@ _OLD = CA.sign("a", expires=CA.now)
         (b"", GOOD.key_pem, "there is no certificate in it"),
         (GOOD.key_pem, GOOD.key_pem, "there is no certificate in it"),
         (GOOD.pem.replace(b"MII", b"MIJ"), GOOD.key_pem, "certificate 1 of 1 in it can't be read: it is damaged"),
-        (GOOD.pem, CA.own.key_pem, "the key is not that of the certificate"),
+        (GOOD.pem, CA.own.key_pem, "the key does not belong to the certificate"),
         (CA.pem + GOOD.pem, GOOD.key_pem, "put the server's own first"),
     ],
 )
@@ -130,11 +130,14 @@ def test_invalid_certificate(certificate: bytes, key: bytes, text: str) -> None:
     ("key", "text"),
     [
         (GOOD.pem, "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----)"),
-        (GOOD.key_pem.replace(b"MI", b"MJ"), "its private key can't be read: it is damaged, or of a kind that is not"),
-        (_LOCKED, "the key has a passphrase, which nobody could type; remove it with openssl pkey"),
+        (GOOD.key_pem.replace(b"MI", b"MJ"), "the private key can't be read: it is damaged, or its type is not"),
+        (_LOCKED, "the key has a passphrase; remove it with openssl pkey"),
         (
             _KEY_DER,
-            "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); it is binary, and is made PEM by ",
+            (
+                "there is no private key in it (PEM: -----BEGIN PRIVATE KEY-----); the file is binary: convert it "
+                "to PEM with "
+            ),
         ),
     ],
 )
@@ -160,7 +163,7 @@ def test_der_file(options: str, command: str) -> None:
     der = GOOD.certificate.public_bytes(serialization.Encoding.DER)
     (problem,) = _problems(options, {"a": GOOD.bundle, "ca": CA.pem, "der": der})
     assert (
-        f"; it is binary, and is made PEM by openssl {command} -inform der, or openssl pkcs12 if it is that" in problem
+        f"; the file is binary: convert it to PEM with openssl {command} -inform der, or with openssl pkcs12" in problem
     )
 
 
@@ -168,8 +171,8 @@ def test_der_file(options: str, command: str) -> None:
     ("key", "algorithm", "text"),
     [
         (rsa.generate_private_key(65_537, 1024), hashes.SHA256(), "RSA key of 1024 bits is too weak"),
-        (ec.generate_private_key(ec.SECP256K1()), hashes.SHA256(), "few clients know its curve secp256k1"),
-        (x25519.X25519PrivateKey.generate(), hashes.SHA256(), "no use for a key of this kind"),
+        (ec.generate_private_key(ec.SECP256K1()), hashes.SHA256(), "few clients support the curve secp256k1"),
+        (x25519.X25519PrivateKey.generate(), hashes.SHA256(), "TLS does not support keys of this type"),
     ],
 )
 def test_weak_key(key: object, algorithm: object, text: str) -> None:
@@ -300,8 +303,8 @@ def test_authorities() -> None:
     ]
     assert _problems("tls_cert=/c/a tls_client_ca=/c/b", {"a": GOOD.bundle, "b": GOOD.pem}) == [
         (
-            "tls_client_ca: can't use /c/b: CN=www.example.org may not vouch for others (basicConstraints CA:FALSE); "
-            "name the authority's own certificate"
+            "tls_client_ca: can't use /c/b: CN=www.example.org is not a certificate authority (basicConstraints "
+            "CA:FALSE); use the certificate of the authority"
         )
     ]
 

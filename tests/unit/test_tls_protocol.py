@@ -623,7 +623,7 @@ def test_handshake_timeout() -> None:
     assert len(clock.getDelayedCalls()) == 1
     clock.advance(HANDSHAKE_SECONDS - 10)
     assert (first.below.lost, second.below.lost) == ("aborted", "")
-    assert first.tls.failure_text == "it was not done in 30 seconds"
+    assert first.tls.failure_text == "the handshake was not complete within 30 seconds"
     assert first.counters.handshakes_failed == {"timeout": 1}
     second.handshake()
     clock.advance(HANDSHAKE_SECONDS)
@@ -655,7 +655,7 @@ def test_factory_without_a_protocol() -> None:
     pair.tls._build_inner = lambda: None
     pair.handshake()
     assert (pair.client.got_close_notify, pair.below.lost) == (True, "done")
-    assert pair.tls.failure_text == "the service wants no connection"
+    assert pair.tls.failure_text == "the service declines the connection"
 
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError("no luck"), SystemExit(3)])

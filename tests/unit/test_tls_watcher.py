@@ -104,12 +104,12 @@ def test_invalid_certificate_is_not_put_into_use() -> None:
         watched.check(10)
     assert _texts(log.named("problem")) == [
         (
-            "s:1:21: tls_cert: can't use /c/a with /c/b: the key is not that of the certificate; name the key that "
-            "it was made with; echo/tcp goes on with what it had"
+            "s:1:21: tls_cert: can't use /c/a with /c/b: the key does not belong to the certificate; use the key "
+            "that the certificate was made with; echo/tcp keeps its previous certificates"
         ),
         (
-            "s:1:21: tls_cert: can't use /c/a with /c/b: there is no certificate in it (PEM: "
-            "-----BEGIN CERTIFICATE-----); echo/tcp goes on with what it had"
+            "s:1:21: tls_cert: can't use /c/a with /c/b: there is no certificate in it (PEM: -----BEGIN "
+            "CERTIFICATE-----); echo/tcp keeps its previous certificates"
         ),
     ]
     assert watched.serial == LATER.certificate.serial_number
@@ -183,8 +183,8 @@ def test_files_that_are_no_longer_readable() -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/c/b")
     watched.files.put("/c/b", denied)
     text = (
-        "/c/b can't be read again (Permission denied): what is in use stays until svcd is restarted; let the user that "
-        "svcd runs as read it, or restart svcd when there is a new one"
+        "/c/b can't be read again (Permission denied): the certificate in use stays until a restart; make "
+        "the file readable for the user that svcd runs as, or restart svcd after a renewal"
     )
     with LogCatcher() as log:
         watched.watch.start()

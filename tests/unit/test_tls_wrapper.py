@@ -311,7 +311,7 @@ def test_handshake_timeout() -> None:
     connection.send()
     wrappers.clock.advance(30)
     assert connection.below.lost == "aborted"
-    assert '"it was not done in 30 seconds"' in wrappers.lines[1]
+    assert '"the handshake was not complete within 30 seconds"' in wrappers.lines[1]
     assert _fields(wrappers.lines[2])["reason"] == "handshake"
 
 

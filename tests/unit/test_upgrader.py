@@ -190,7 +190,7 @@ def test_late_new_daemon_is_killed(old: _OldDaemon) -> None:
     assert not old.answers
     with LogCatcher() as log:
         old.daemon.reactor.advance(0.2)
-    assert old.reason == "last words\nthe new daemon did not come up: it was not ready within 5 seconds"
+    assert old.reason == "last words\nthe new daemon did not start: it was not ready within 5 seconds"
     assert [event["text"] for event in log.named("problem")] == ["last words"]
     assert [event["reason"] for event in log.named("upgrade-failed")] == ["it was not ready within 5 seconds"]
     assert (new.calls, old.listener.calls, old.runner.calls) == (["end"], [], ["kept"])
@@ -203,7 +203,7 @@ def test_new_daemon_lost_before_it_serves(old: _OldDaemon) -> None:
     new.upgrade_listener.new_daemon_ready()
     old.path.chmod(0o666)
     new.upgrade_listener.new_daemon_lost("it was ended by SIGKILL", "", -9)
-    assert old.reason == "the new daemon did not come up: it was ended by SIGKILL"
+    assert old.reason == "the new daemon did not start: it was ended by SIGKILL"
     assert old.answers[-1].value.code == "refused"
     assert old.listener.calls == ["suspend", "resume"]
     assert len(old.daemon.ports) == 2
@@ -287,7 +287,7 @@ def test_stop_when_the_new_daemon_is_ready(old: _OldDaemon) -> None:
     new = old.upgrade()
     old.daemon.supervisor.stop_listening()
     new.upgrade_listener.new_daemon_ready()
-    assert "told to stop" in old.reason
+    assert "the daemon is stopping" in old.reason
     assert new.calls == ["end"]
     assert old.upgrader.upgrade().addBoth(old.answers.append)
     assert old.reason == str(StoppingError())
@@ -300,7 +300,7 @@ def test_stop_kills_a_new_daemon_that_does_not_serve(old: _OldDaemon, ready: boo
     if ready:
         new.upgrade_listener.new_daemon_ready()
     old.upgrader.stopService()
-    assert (new.calls[-1], "told to stop" in old.reason) == ("end", True)
+    assert (new.calls[-1], "the daemon is stopping" in old.reason) == ("end", True)
     old.daemon.reactor.advance(100)
     assert len(old.answers) == 1
 
@@ -363,7 +363,7 @@ def test_reload_waits_for_an_upgrade(old: _OldDaemon) -> None:
 def test_upgrade_is_refused(old: _OldDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """An upgrade is refused for an invalid time, a supervised process and a program that can't be started."""
     for seconds in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(CommandError, match="seconds to be ready"):
+        with pytest.raises(CommandError, match="the timeout of an upgrade is at most"):
             old.upgrader.upgrade(seconds=seconds)
     old.runner.upgrade_blocker = "no"
     old.upgrader.upgrade().addBoth(old.answers.append)
