@@ -131,7 +131,7 @@ def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     assert "upper/tcp" in machine("svcctl", "status")
     _control_is_roots(machine)
     declined = machine("svcctl", "upgrade", check=False)
-    assert "systemctl restart refuses nobody" in declined
+    assert "systemctl restart refuses no client" in declined
     assert machine.show("MainPID")["MainPID"] == shown["MainPID"]
     _journal_has_fields(machine)
     machine("systemctl", "stop", "svcd")
