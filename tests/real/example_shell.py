@@ -134,7 +134,8 @@ class Shell:
     def run(self, command: str) -> tuple[int, str]:
         """Run a command, which finds the exit status of the one before in $?; its exit status and its output."""
         mark = uuid.uuid4().hex
-        script = self.private / f"{mark}.sh"
+        # Not the mark: bash names the script in its error messages.
+        script = self.private / f"{uuid.uuid4().hex}.sh"
         script.write_text(f"{command}\n", "utf-8")
         script.chmod(0o644)
         line = f"(exit {self._status}); . {self.private_inside / script.name} < /dev/null; printf '{mark} %d\\n' $?\n"
