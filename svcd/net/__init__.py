@@ -1,1 +1,1 @@
-"""Kernel facilities of sockets. This package knows no service; the reactor imports nothing else of svcd."""
+"""Kernel facilities of sockets. The package depends on no service; the reactor imports nothing else of svcd."""

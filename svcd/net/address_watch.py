@@ -1,4 +1,4 @@
-"""Changes of the machine's IP addresses, as the kernel reports them (rtnetlink(7))."""
+"""Notifications about changes of the machine's IP addresses, from the kernel (rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AddressWatcher"]
 
-#: Of linux/rtnetlink.h: groups of messages on links and addresses.
+#: Groups of messages about links and addresses (linux/rtnetlink.h).
 _RTMGRP_LINK = 0x1
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
-#: Several messages follow one change, such as the end of duplicate address detection (RFC 4862, section 5.4).
+#: The delay of the callback, in seconds, since a change may cause several messages, such as the end of duplicate
+#: address detection (RFC 4862, section 5.4).
 _SETTLE_SECONDS = 0.1
 #: Messages are discarded: after the callback, the addresses are read again.
 _BUFFER = 65_536
@@ -38,7 +39,7 @@ class _Reactor(Protocol):
 
 @implementer(IReadDescriptor)
 class AddressWatcher:
-    """Calls a function after addresses or links have changed, once for changes that come together.
+    """Watcher that calls a function after addresses or links have changed, once for several changes in a short time.
 
     Args:
         reactor: watches the socket, and schedules the callback.
@@ -52,7 +53,7 @@ class AddressWatcher:
         self._timer: IDelayedCall | None = None
 
     def start(self) -> None:
-        """Begin to watch; do nothing if there is no netlink, as in some sandboxes."""
+        """Start watching; do nothing if there is no netlink, as in some sandboxes."""
         try:
             opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
         except OSError:
@@ -69,7 +70,7 @@ class AddressWatcher:
         """Discard the waiting messages, and schedule the callback."""
         if self._socket is None:
             return
-        # ENOBUFS means that messages were lost, so there was a change as well.
+        # ENOBUFS means that messages were lost, so there was a change, too.
         with contextlib.suppress(OSError):
             for _ in range(_MAX_READS):
                 self._socket.recv(_BUFFER)
@@ -91,7 +92,7 @@ class AddressWatcher:
             self._socket = None
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """Close the socket; the reactor stops."""
+        """Close the socket: the reactor stops."""
         self.stop()
 
     def fileno(self) -> int:

@@ -1,8 +1,8 @@
-"""Blocking name lookups in daemon threads of bounded number: deduplicated, with waiters that can give up.
+"""Blocking name lookups in a bounded number of daemon threads: deduplicated, and with waiters that can be removed.
 
-getaddrinfo(3) and getnameinfo(3) can't be interrupted: behind a name server that does not answer they take 10 to 40 s
-as a rule (resolv.conf(5): timeout, attempts). So each user of lookups has a pool of its own, threads are never joined,
-and a lookup without a waiter no longer counts against the pool's active lookups.
+getaddrinfo(3) and getnameinfo(3) can't be interrupted: if a name server does not answer, they usually take 10 to 40 s
+(resolv.conf(5): timeout, attempts). So each user of lookups has a separate pool, threads are never joined, and a lookup
+without waiters does not count as one of the pool's active lookups.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ResultT = TypeVar("ResultT")
 
 
 class _Lookup(Generic[ResultT]):
-    """A lookup that is queued or runs.
+    """Queued or running lookup.
 
     Attributes:
-        question: identifies the lookup.
+        question: the key of the lookup.
         run: the blocking lookup.
         waiters: functions that are called with the result or the exception, in the lookup's thread.
         running: whether a thread runs it.
@@ -45,10 +45,10 @@ class _Lookup(Generic[ResultT]):
 
 
 class PendingLookup(Generic[ResultT]):
-    """A lookup that a thread waits for.
+    """Lookup for which a thread waits.
 
     Args:
-        pool: runs it.
+        pool: runs the lookup.
         question: as for `LookupPool.ask`.
         run: as for `LookupPool.ask`.
     """
@@ -67,14 +67,14 @@ class PendingLookup(Generic[ResultT]):
         self._ended.set()
 
     def wait(self, seconds: float) -> ResultT:
-        """Wait for the result and return it; give the lookup up after a time.
+        """Wait for the result and return it.
 
         Args:
-            seconds: the longest time to wait.
+            seconds: the time limit; after that the lookup has no waiter any more.
 
         Raises:
-            TimeoutError: there is no result by then.
-            OSError: no thread was free; besides, any error that the lookup raises.
+            TimeoutError: there is no result within the time limit.
+            OSError: no thread was free. In addition, any exception of the lookup.
         """
         if not self._ended.wait(max(seconds, 0.0)):
             if self._give_up is not None:
@@ -87,13 +87,13 @@ class PendingLookup(Generic[ResultT]):
 
 
 class LookupPool(Generic[ResultT]):
-    """Runs blocking lookups, each question at most once at a time. All methods may be called from any thread.
+    """Pool of threads for blocking lookups; each question is looked up at most once at a time. It is thread-safe.
 
     Args:
-        name: of the threads.
-        active: the greatest number of running lookups that have waiters.
-        threads: the greatest number of running lookups, those without waiters included.
-        queued: the greatest number of questions that wait for a thread.
+        name: the name of the threads.
+        active: the maximum number of running lookups with waiters.
+        threads: the maximum number of running lookups, including those without waiters.
+        queued: the maximum number of lookups that wait for a thread.
     """
 
     def __init__(self, name: str, *, active: int, threads: int, queued: int) -> None:
@@ -101,7 +101,7 @@ class LookupPool(Generic[ResultT]):
         self._max_active = active
         self._max_threads = threads
         self._max_queued = queued
-        # Threads do not survive the fork of a daemon that leaves the terminal.
+        # Threads do not survive the fork of a daemon that leaves the terminal, so the counts are reset after it.
         forked = weakref.WeakMethod(self._reset)
         os.register_at_fork(after_in_child=lambda: (reset := forked()) and reset())
         self._reset()
@@ -111,21 +111,21 @@ class LookupPool(Generic[ResultT]):
         self._lookups: dict[Hashable, _Lookup[ResultT]] = {}
         self._queue: deque[_Lookup[ResultT]] = deque()
         self._threads = 0
-        # Lookups that run without a waiter.
+        # The number of running lookups without a waiter.
         self._abandoned = 0
 
     def ask(
         self, question: Hashable, run: Callable[[], ResultT], done: Callable[[ResultT | Exception], None]
     ) -> Callable[[], None]:
-        """Start a lookup, or wait for the lookup of the same question.
+        """Start a lookup, or join the lookup of the same question.
 
         Args:
-            question: identifies the lookup.
-            run: the lookup; may block, may raise.
-            done: called in another thread with the result or the exception, unless the waiter gives up before.
+            question: the key of the lookup.
+            run: the lookup; it may block and raise.
+            done: the waiter: called in another thread with the result or the exception, unless it is removed before.
 
         Returns:
-            A function that gives up: afterwards `done` is not called any more. It may be called at any time.
+            A function that removes the waiter, so that `done` is not called any more. It may be called at any time.
 
         Raises:
             OSError: no thread is free, and the queue is full: EAGAIN.
@@ -142,7 +142,7 @@ class LookupPool(Generic[ResultT]):
     def deferred(
         self, reactor: IReactorFromThreads, question: Hashable, run: Callable[[], ResultT]
     ) -> Deferred[ResultT]:
-        """Return a Deferred with the result, in the reactor's thread; cancel() gives up. Arguments as for `ask`."""
+        """Return a Deferred that fires in the reactor's thread; cancel() removes the waiter. Arguments as for `ask`."""
 
         def cancelled(_deferred: Deferred[ResultT]) -> None:
             give_up()
@@ -163,7 +163,7 @@ class LookupPool(Generic[ResultT]):
         return answer
 
     def begin(self, question: Hashable, run: Callable[[], ResultT]) -> PendingLookup[ResultT]:
-        """Start a lookup for a thread that waits for the result: before the reactor runs, or off its thread.
+        """Start a lookup for a thread that waits for the result: before the reactor runs, or in another thread.
 
         Args:
             question: as for `ask`.
@@ -189,7 +189,7 @@ class LookupPool(Generic[ResultT]):
         if self._threads - self._abandoned >= self._max_active or self._threads >= self._max_threads:
             return
         try:
-            # A daemon thread: the interpreter's exit does not join it.
+            # The interpreter does not join a daemon thread when it exits.
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
         except RuntimeError:
             return
@@ -214,7 +214,7 @@ class LookupPool(Generic[ResultT]):
         """Run queued lookups until none is left; the main function of a thread."""
         while True:
             with self._lock:
-                # Another thread may have replaced this thread while its lookup had no waiter.
+                # Another thread may have replaced this thread while its lookup had no waiters.
                 if not self._queue or self._threads - self._abandoned > self._max_active:
                     self._threads -= 1
                     return

@@ -1,4 +1,4 @@
-"""Clients of UNIX sockets: the process at the other end of a connection, its user and its group (unix(7))."""
+"""Credentials of clients of UNIX sockets: pid, uid and gid of the process at the other end (unix(7))."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ CREDENTIALS_BYTES = _UCRED.size
 
 
 def unpack_credentials(data: bytes) -> tuple[int, int, int]:
-    """Return the process, user and group of a struct ucred."""
+    """Return the pid, uid and gid in a struct ucred."""
     pid, uid, gid = _UCRED.unpack(data)
-    # The kernel has unsigned numbers, and -1 for a user without one in this namespace.
+    # The kernel's uid and gid are unsigned; -1 stands for a user without a uid in this namespace.
     return pid, uid & 0xFFFF_FFFF, gid & 0xFFFF_FFFF
 
 
-def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or as much of one
-    """Return the process at the other end of a UNIX socket, its user and its group (SO_PEERCRED).
+def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, or an object with getsockopt()
+    """Return the pid, uid and gid of the process at the other end of a UNIX socket (SO_PEERCRED).
 
     Raises:
         OSError: the socket is no connected UNIX socket.
@@ -32,11 +32,11 @@ def credentials(sock: Any) -> tuple[int, int, int]:  # noqa: ANN401 - a socket, 
 
 
 class UNIXPeer(UNIXAddress):
-    """The address of a client of a UNIX socket, with its credentials at the time of connect(2).
+    """Address of a client of a UNIX socket, with its credentials at the time of connect(2).
 
     Args:
-        name: of its own socket; most have none.
-        process: the process, its user and its group.
+        name: the path of the client's socket; most have none.
+        process: the pid, uid and gid.
 
     Attributes:
         process: as given.
@@ -48,12 +48,12 @@ class UNIXPeer(UNIXAddress):
 
     @property
     def text(self) -> str:
-        """The client, as log lines show it."""
+        """The client as text, for log lines."""
         return f"pid:{self.process[0]}/uid:{self.process[1]}"
 
     @property
     def user(self) -> str:
-        """The user, in the form of access rules that count by source (svcd.addresses.address_number)."""
+        """The user in the form of svcd.addresses.address_number(), for access rules that count by source."""
         return f"uid:{self.process[1]}"
 
 
@@ -61,7 +61,7 @@ def unix_peer(fd: int, sockaddr: Any) -> UNIXPeer:  # noqa: ANN401 - a socket ad
     """Return the address of the client of an accepted connection.
 
     Args:
-        fd: of the connection.
+        fd: the connection.
         sockaddr: the socket address of the client.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Processes that have a port or the path of a UNIX socket open, by /proc (proc(5)).
+"""Processes that use a port or the path of a UNIX socket, from /proc (proc(5)).
 
-Only root can read the descriptors of another user's processes.
+Only root can read the descriptors of other users' processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundSocket", "Process", "bound_sockets", "owner_of", "socket_owner", "socket_owners"]
 
-#: How long a search may take, in seconds: it reads the links of all descriptors of all processes.
+#: The time limit of a search, in seconds: it reads the links of all descriptors of all processes.
 _MAX_SECONDS = 2.0
 #: States of /proc/net/tcp: LISTEN. For udp a bound socket is in TCP_CLOSE.
 _STATES: dict[int, str] = {socket.SOCK_STREAM: "0A", socket.SOCK_DGRAM: "07"}
@@ -27,10 +27,10 @@ _TABLES: dict[int, tuple[str, str]] = {socket.SOCK_STREAM: ("tcp", "tcp6"), sock
 
 
 class Process(NamedTuple):
-    """A process.
+    """Process.
 
     Attributes:
-        pid: the process number.
+        pid: the pid.
         name: the command name.
     """
 
@@ -42,7 +42,7 @@ class Process(NamedTuple):
 
 
 class BoundSocket(NamedTuple):
-    """A listening stream socket, or a bound datagram socket.
+    """Listening stream socket, or bound datagram socket.
 
     Attributes:
         host: the address as a literal; empty for a UNIX socket.
@@ -56,20 +56,19 @@ class BoundSocket(NamedTuple):
 
 
 def socket_owner(kind: int, host: str, port: int, path: str = "") -> Process | None:
-    """Return the process that uses an address, or None if /proc does not show it.
+    """Return a process that uses an address; None if /proc does not show one.
 
     Args:
         kind: SOCK_STREAM or SOCK_DGRAM.
-        host: the address, as a literal; a socket on another address does not count, unless either address is a
-            wildcard.
+        host: the address, as a literal. It conflicts with the same address, and a wildcard with all addresses.
         port: the port.
-        path: the path of a UNIX socket instead.
+        path: the path of a UNIX socket instead of host and port.
     """
     return owner_of(bound_sockets(kind, host, port, path))
 
 
 def bound_sockets(kind: int, host: str, port: int, path: str = "") -> list[BoundSocket]:
-    """Return the sockets that may conflict with an address, as /proc shows them; arguments as of socket_owner."""
+    """Return the sockets in /proc that may conflict with an address; arguments as for socket_owner()."""
     try:
         return list(_unix_sockets(path) if path else _inet_sockets(kind, host, port))
     except OSError:
@@ -77,7 +76,7 @@ def bound_sockets(kind: int, host: str, port: int, path: str = "") -> list[Bound
 
 
 def owner_of(sockets: Iterable[BoundSocket]) -> Process | None:
-    """Return the first process that has any of the sockets open, or None if /proc does not show it."""
+    """Return the first process that has any of the sockets open; None if /proc does not show one."""
     inodes = {each.inode for each in sockets}
     try:
         return next(iter(_owners(inodes, limit=1).values()), None) if inodes else None
@@ -86,7 +85,7 @@ def owner_of(sockets: Iterable[BoundSocket]) -> Process | None:
 
 
 def socket_owners() -> dict[str, Process]:
-    """Return a process for each open socket, by inode; for use before root privileges are dropped."""
+    """Return a process for each open socket, by inode. It should be called before root privileges are dropped."""
     try:
         return _owners()
     except OSError:
@@ -94,12 +93,12 @@ def socket_owners() -> dict[str, Process]:
 
 
 def _inet_sockets(kind: int, host: str, port: int) -> Iterator[BoundSocket]:
-    wanted = _packed(host)
+    requested = _packed(host)
     for table in _TABLES[kind]:
         try:
             lines = _read(f"/proc/net/{table}").splitlines()[1:]
         except OSError:
-            # No IPv6.
+            # The file is missing without IPv6.
             continue
         for line in lines:
             fields = line.split()
@@ -107,7 +106,7 @@ def _inet_sockets(kind: int, host: str, port: int) -> Iterator[BoundSocket]:
             if fields[3] != _STATES[kind] or int(number, 16) != port:
                 continue
             address = _unpacked(digits)
-            if _overlap(wanted, address):
+            if _overlap(requested, address):
                 family = socket.AF_INET if len(address) == 4 else socket.AF_INET6
                 yield BoundSocket(socket.inet_ntop(family, address), port, fields[9])
 
@@ -118,32 +117,32 @@ def _packed(host: str) -> bytes:
 
 
 def _unpacked(digits: str) -> bytes:
-    """Return the bytes of an address that /proc prints in words of the machine's byte order."""
+    """Return the bytes of an address, which /proc prints as 32-bit words in the machine's byte order."""
     return b"".join(struct.pack("=I", int(digits[i : i + 8], 16)) for i in range(0, len(digits), 8))
 
 
-def _overlap(wanted: bytes, taken: bytes) -> bool:
-    """Return whether two addresses conflict: they are equal, or one is a wildcard; IPv6's may include IPv4."""
-    if len(wanted) != len(taken):
-        return len(taken) > len(wanted) and not any(taken)
-    return wanted == taken or not any(wanted) or not any(taken)
+def _overlap(address: bytes, taken: bytes) -> bool:
+    """Return whether two addresses conflict: they are equal, or one is a wildcard. That of IPv6 may include IPv4."""
+    if len(address) != len(taken):
+        return len(taken) > len(address) and not any(taken)
+    return address == taken or not any(address) or not any(taken)
 
 
 def _unix_sockets(path: str) -> Iterator[BoundSocket]:
     for line in _read("/proc/net/unix").splitlines()[1:]:
         fields = line.split(maxsplit=7)
-        # A connection to the path of a stream has the path as well.
+        # Connected stream sockets have the path of the listening socket, too.
         bound = len(fields) == 8 and (fields[3] == _UNIX_LISTENS or fields[4] == _UNIX_DATAGRAMS)
         if bound and fields[7] == path:
             yield BoundSocket("", 0, fields[6])
 
 
 def _owners(inodes: Collection[str] | None = None, limit: int | None = None) -> dict[str, Process]:
-    """Return processes that have sockets open, by inode.
+    """Return a process for each open socket, by inode.
 
     Args:
-        inodes: of the sockets; None for all.
-        limit: the search ends with as many processes; None for all.
+        inodes: the inodes of the sockets; None for all sockets.
+        limit: the number of sockets at which the search ends; None for no limit.
     """
     links = None if inodes is None else {f"socket:[{inode}]" for inode in inodes}
     found: dict[str, Process] = {}
@@ -156,7 +155,7 @@ def _owners(inodes: Collection[str] | None = None, limit: int | None = None) -> 
         targets = _socket_links(f"/proc/{pid}/fd")
         for target in targets if links is None else targets & links:
             with contextlib.suppress(OSError):
-                # The process may have ended.
+                # The process may have exited.
                 found.setdefault(target[8:-1], Process(int(pid), _read(f"/proc/{pid}/comm").strip()))
     return found
 
@@ -166,7 +165,7 @@ def _socket_links(folder: str) -> set[str]:
         with os.scandir(folder) as entries:
             return {target for entry in entries if (target := _target(entry.path)).startswith("socket:[")}
     except OSError:
-        # The process has ended, or belongs to another user.
+        # The process has exited, or belongs to another user.
         return set()
 
 

@@ -1,4 +1,4 @@
-"""Addresses of host names from the system's resolver, without the reactor's thread pool, whose threads a stop joins."""
+"""Addresses of host names from the system's resolver, without the reactor's thread pool, which is joined at a stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Name", "PooledResolver", "system_addresses", "twisted_address"]
 
-#: An address family with a socket address of it.
+#: An address family and a socket address.
 Name: TypeAlias = "tuple[int, tuple[str, int] | tuple[str, int, int, int]]"
 
 _FAMILIES: dict[frozenset[type], socket.AddressFamily] = {
@@ -36,21 +36,21 @@ def system_addresses(host: str, family: int = socket.AF_UNSPEC, kind: str = "TCP
 
     Raises:
         OSError: the name has no address.
-        UnicodeError: the text can't be the name of a host.
+        UnicodeError: the text can't be a host name.
     """
     rows = socket.getaddrinfo(host, 0, family, _KINDS[kind])
     return [(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]  # type: ignore[misc]
 
 
 def twisted_address(name: Name, port: int, kind: str = "TCP") -> IPv4Address | IPv6Address:
-    """Return an address of system_addresses() as Twisted has it, with a port, for `TCP` or `UDP`."""
+    """Return an address of system_addresses() as a Twisted address with a port, for `TCP` or `UDP`."""
     _family, (host, _port, *scope) = name
     return inet_address(kind, (host, port, *scope))
 
 
 @implementer(IHostnameResolver)
 class PooledResolver:
-    """The reactor's resolver, for services with factory=.
+    """Name resolver of the reactor, for services with factory=.
 
     Args:
         reactor: calls the receivers of addresses in its thread.
@@ -68,7 +68,7 @@ class PooledResolver:
         addressTypes: Sequence[type[IAddress]] | None = None,  # noqa: N803
         transportSemantics: str = "TCP",  # noqa: N803
     ) -> IHostResolution:
-        """See twisted.internet.interfaces.IHostnameResolver; a lookup that fails has no addresses."""
+        """Resolve a name (twisted.internet.interfaces.IHostnameResolver); a failed lookup has no addresses."""
         family = _FAMILIES.get(frozenset(addressTypes or ()), socket.AF_UNSPEC)
         question = (hostName, family, transportSemantics)
         answer = self._pool.deferred(self._reactor, question, partial(system_addresses, *question))
@@ -98,5 +98,5 @@ class _Resolution:
         self._answer = answer
 
     def cancel(self) -> None:
-        """Give the lookup up."""
+        """Cancel the lookup."""
         self._answer.cancel()

@@ -1,8 +1,7 @@
 """Byte counters of TCP connections that other processes have open, from the kernel (sock_diag(7)).
 
-The daemon has no descriptor of a connection that its handler has, and a copy would change the connection: the client
-would not see the end when the handler closes it. The kernel gives the counters of a connection by its addresses; this
-needs no privilege.
+The daemon has no descriptor of a connection that its handler has. A duplicate would keep the connection open when the
+handler closes it. The kernel returns the counters of a connection for its addresses, without any privilege.
 
 `request_message` makes a netlink message; `parse_reply` turns a reply into the sequence number of its request and the
 tcp_info of the connection, which is empty if there is no such connection. A message has at most a few hundred bytes.
@@ -31,21 +30,21 @@ __all__ = [
     "request_message",
 ]
 
-#: The traffic of a connection that its handler has closed.
+#: The result of SocketView.traffic() for a connection that its handler has closed.
 GONE = (-1, -1)
-# Of linux/netlink.h and asm-generic/socket.h, which the socket module lacks.
+# From linux/netlink.h and asm-generic/socket.h; the socket module lacks them.
 _NETLINK_SOCK_DIAG = 4
 _SO_COOKIE = 57
 _MAX_NUMBER = 0xFFFF_FFFF
-#: After as many misses without a hit, sock_diag is taken for not working.
+#: The number of connections that are not found, without any that is found, at which sock_diag counts as not working.
 _MAX_MISSES = 100
 
 #: The size of the receive buffer for a reply.
 MAX_REPLY_BYTES = 4096
-#: The size of a socket's cookie, which differs from that of a later connection with the same addresses and ports
+#: The size of a socket's cookie, in bytes. A later connection with the same addresses and ports has another cookie
 #: (socket(7), SO_COOKIE).
 COOKIE_BYTES = 8
-#: For a kernel that has no cookies (linux/inet_diag.h, INET_DIAG_NOCOOKIE).
+#: The cookie for a kernel without cookies (linux/inet_diag.h, INET_DIAG_NOCOOKIE).
 NO_COOKIE = b"\xff" * COOKIE_BYTES
 
 # struct nlmsghdr (linux/netlink.h): length, type, flags, sequence number, port.
@@ -73,8 +72,8 @@ def diag_request(
     Args:
         family: AF_INET or AF_INET6.
         local: the local address, in its 4 or 16 bytes, and port.
-        remote: those of the client.
-        interface: the index of the interface of link-local addresses, else 0.
+        remote: the client's address and port.
+        interface: the index of the interface of link-local addresses, otherwise 0.
         cookie: the socket's cookie.
     """
     addresses = local[0].ljust(16, b"\0") + remote[0].ljust(16, b"\0")
@@ -86,7 +85,7 @@ def request_message(number: int, request: bytes) -> bytes:
     """Return the netlink message that requests the tcp_info of a connection.
 
     Args:
-        number: the sequence number, below 2**32; the reply has the same.
+        number: the sequence number, below 2**32; the reply has the same number.
         request: from `diag_request`.
     """
     return _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST, number, 0) + request
@@ -109,8 +108,8 @@ def parse_reply(data: bytes) -> tuple[int, bytes]:
             size, attribute = _ATTRIBUTE.unpack_from(data, offset)
             if attribute == _INFO:
                 return number, data[offset + _ATTRIBUTE.size : offset + size]
-            # Each begins at a multiple of four bytes (netlink(3)). A length below that of its header would never end
-            # the loop.
+            # Each attribute begins at a multiple of four bytes (netlink(3)). A size below that of its header must not
+            # cause an endless loop.
             offset += max(size + 3 & ~3, _ATTRIBUTE.size)
     except struct.error as error:
         raise ValueError("no answer of sock_diag") from error
@@ -118,10 +117,10 @@ def parse_reply(data: bytes) -> tuple[int, bytes]:
 
 
 class SocketView:
-    """Reads the traffic of connections from the kernel.
+    """Reader of the traffic of connections from the kernel.
 
     Args:
-        on_failure: called once with the reason, if sock_diag does not work here.
+        on_failure: called once with the reason, if sock_diag does not work.
 
     Attributes:
         is_open: whether it has a netlink socket.
@@ -133,32 +132,32 @@ class SocketView:
         self.is_open = False
         self._works = True
         self._number = 0
-        # The connections that were not found before the first that was; None from then on. A kernel without the
-        # module for TCP gives the same reply.
+        # The number of connections that were not found; None after the first that was found. A kernel without the
+        # module for TCP gives the same reply as for a missing connection.
         self._misses: int | None = 0
 
     def trace(self, fd: int, family: int, local: Any, remote: Any) -> bytes:  # noqa: ANN401 - socket addresses
-        """Return the identification of a connection, for traffic() when its descriptor is closed.
+        """Return the request for a connection, for traffic() after its descriptor is closed.
 
         Args:
-            fd: of an accepted TCP connection.
-            family: of the socket.
-            local: its own socket address.
+            fd: the accepted TCP connection.
+            family: the address family of the socket.
+            local: the local socket address.
             remote: the client's socket address.
         """
         sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
         try:
             cookie = sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, COOKIE_BYTES)
         except OSError:
-            # Before Linux 4.12.
+            # There are no cookies before Linux 4.12.
             cookie = NO_COOKIE
         finally:
             sock.detach()
-        # The interface is part of a link-local address only.
+        # Only a link-local address has an interface.
         interface = remote[3] if len(remote) == 4 else 0
         request = diag_request(family, _packed(family, local), _packed(family, remote), interface, cookie)
         if self._misses is not None:
-            # An open connection is found wherever sock_diag works.
+            # An open connection is found if sock_diag works.
             self.traffic(request)
         return request
 
@@ -169,7 +168,7 @@ class SocketView:
             request: from trace().
 
         Returns:
-            GONE if the connection has ended, None if sock_diag does not work here or fails for now.
+            GONE if the connection has ended, None if sock_diag does not work or fails temporarily.
         """
         if not self._works:
             return None
@@ -209,7 +208,7 @@ class SocketView:
         self._number = self._number % _MAX_NUMBER + 1
         self._socket.send(request_message(self._number, request))
         while True:
-            # The reply is there when send() returns (netlink(7)).
+            # The reply is available when send() returns (netlink(7)).
             number, info = parse_reply(self._socket.recv(MAX_REPLY_BYTES))
             if number == self._number:
                 return info

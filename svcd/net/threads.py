@@ -1,4 +1,4 @@
-"""Blocking calls in daemon threads, which neither the reactor's stop nor the interpreter's exit waits for."""
+"""Blocking calls in daemon threads, which neither a reactor's stop nor the interpreter's exit joins."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def call_in_daemon_thread(reactor: IReactorFromThreads, call: Callable[[], Resul
     """Call a function in a new thread; the caller limits the number of threads.
 
     Returns:
-        A Deferred with the result, in the reactor's thread. It fails with an error that the function raises, or with
-        an OSError if the system gives no thread.
+        A Deferred that fires in the reactor's thread. It fails with an exception of the function, or with an OSError if
+        the system can't start a thread.
     """
     answer: Deferred[ResultT] = Deferred()
 
     def run() -> None:
         try:
             result = call()
-        except BaseException:  # noqa: BLE001 - the Deferred fails with it; Ctrl-C interrupts the main thread alone
+        except BaseException:  # noqa: BLE001 - the Deferred fails with it; Ctrl-C interrupts only the main thread
             reactor.callFromThread(answer.errback, Failure())
         else:
             reactor.callFromThread(answer.callback, result)

@@ -1,6 +1,6 @@
 """Socket addresses of the socket module as Twisted addresses.
 
-A link-local IPv6 address keeps its interface, which it has no meaning without (RFC 4007): fe80::1%eth0.
+A link-local IPv6 address keeps its interface, such as fe80::1%eth0: without it the address is ambiguous (RFC 4007).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ def scoped_host(host: str, scope: int) -> str:
 
     Args:
         host: the address.
-        scope: the index of the interface; 0 for none.
+        scope: the index of the interface; 0 for no interface.
 
     Raises:
-        OSError: there is no such interface any more.
+        OSError: the interface does not exist any more.
     """
     return f"{host}%{socket.if_indextoname(scope)}" if scope and "%" not in host else host
 
@@ -49,13 +49,13 @@ def tcp_address(sockaddr: Any) -> IPv4Address | IPv6Address:  # noqa: ANN401 - a
         OSError: there is no such interface any more.
     """
     if len(sockaddr) == 2:
-        # Without the call of inet_address(): once for each connection.
+        # This avoids the call of inet_address() for each connection.
         return IPv4Address("TCP", *sockaddr)
     return inet_address("TCP", sockaddr)
 
 
 def stream_address(sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:  # noqa: ANN401 - a socket address
-    """Return the address of a stream socket, of TCP or a UNIX socket.
+    """Return the address of a TCP or UNIX stream socket.
 
     Raises:
         OSError: there is no such interface any more.
@@ -64,7 +64,7 @@ def stream_address(sockaddr: Any) -> IPv4Address | IPv6Address | UNIXAddress:  #
 
 
 def socket_host(sock: socket.socket) -> IPv4Address | IPv6Address | UNIXAddress:
-    """Return the local address of a socket, as getHost() of a port gives it."""
+    """Return the local address of a socket, as for getHost() of a port."""
     sockaddr = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         return UNIXAddress(sockaddr)

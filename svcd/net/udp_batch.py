@@ -1,11 +1,11 @@
-"""Datagrams of UDP sockets in batches: recvmmsg(2) and sendmmsg(2), with the local address that each was sent to.
+"""Batches of UDP datagrams: recvmmsg(2) and sendmmsg(2), with the destination address of each datagram.
 
-A server on a wildcard address must send an answer from the destination address of the question, or the client drops
-it. IP_PKTINFO (ip(7)) and IPV6_RECVPKTINFO (RFC 3542, section 6.1) give that address with each datagram, and the same
-control message sets the source address of the answer. An answer is sent with the header of its question: the kernel
-has written the peer's address and the control message there already.
+A server on a wildcard address must send an answer from the destination address of the question, or the client drops it.
+With IP_PKTINFO (ip(7)) and IPV6_RECVPKTINFO (RFC 3542, section 6.1) each datagram has a control message with that
+address, and the same control message sets the source address of the answer. An answer is sent with the header of its
+question, in which the kernel has already written the peer's address and the control message.
 
-The calls go through cffi in ABI mode, since the standard library has neither. Where cffi or the calls are missing,
+The system calls are made through cffi in ABI mode, since the standard library lacks them. Without cffi or the calls
 available() returns False.
 """
 
@@ -20,9 +20,9 @@ from typing import Any, Final
 
 __all__ = ["BATCH", "LARGEST_DATAGRAM", "DatagramBatch", "available", "batch_for", "pktinfo_option", "source_control"]
 
-#: The greatest number of datagrams in a batch.
+#: The maximum number of datagrams in a batch.
 BATCH: Final = 64
-#: The greatest payload of an IP datagram, in bytes, and more than UDP can carry (65,507 over IPv4, 65,527 over IPv6).
+#: The maximum size of an IP datagram, in bytes; it exceeds the maximum of UDP (65,507 over IPv4, 65,527 over IPv6).
 LARGEST_DATAGRAM: Final = 65_535
 
 _DEFINITIONS = """
@@ -45,16 +45,16 @@ _SIZES = {socket.AF_INET: (16, 12), socket.AF_INET6: (28, 20)}
 _DATA = socket.CMSG_LEN(0)
 #: The space for the control messages of a datagram, in bytes.
 _CONTROL = 64
-#: From a datagram's data to the next, in bytes. With a power of two all would compete for the same cache lines.
+#: The distance between the data of two datagrams, in bytes. With a power of two all data would share cache lines.
 _STRIDE = LARGEST_DATAGRAM + 1 + 192
-# recv(2). As a number: an operation on the enumeration takes longer than the system call.
+# A flag of recv(2), as an int: operations on the enumeration take longer than the system call.
 _NOW = int(socket.MSG_DONTWAIT)
-#: The first byte of all link-local and multicast addresses of IPv6 is at least this.
+#: The lowest first byte of link-local and multicast addresses of IPv6.
 _FIRST_SPECIAL = 0xFE
 
 
 def pktinfo_option(family: int) -> tuple[int, int]:
-    """Return the level and name of the socket option that gives the destination address with each datagram."""
+    """Return the level and name of the socket option for control messages with the destination address."""
     if family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO
     return socket.IPPROTO_IP, _IP_PKTINFO
@@ -63,8 +63,8 @@ def pktinfo_option(family: int) -> tuple[int, int]:
 def _source(family: int, pktinfo: bytes) -> bytes:
     """Return the packet information of an answer, from that of its question.
 
-    The interface is left out, so that the routing table chooses it as for all other packets. Only a link-local source
-    needs it (RFC 4007, section 11). A multicast address can't be a source: the kernel chooses the source then.
+    The interface is omitted, so that the routing table determines it as for all other packets; only a link-local source
+    needs it (RFC 4007, section 11). For a multicast address, which can't be a source, the kernel chooses the source.
     """
     if family == socket.AF_INET:
         return bytes(4) + pktinfo[4:]
@@ -75,16 +75,16 @@ def _source(family: int, pktinfo: bytes) -> bytes:
 
 
 def source_control(family: int, control: list[tuple[int, int, bytes]]) -> list[tuple[int, int, bytes]]:
-    """Return the control messages of an answer, from those of its question, as socket.sendmsg() takes them."""
+    """Return the control messages of an answer, from those of its question, for socket.sendmsg()."""
     level, kind = pktinfo_option(family)
-    # The option IPV6_RECVPKTINFO requests control messages of the kind IPV6_PKTINFO.
+    # The option IPV6_RECVPKTINFO enables control messages of the kind IPV6_PKTINFO.
     kind = socket.IPV6_PKTINFO if family == socket.AF_INET6 else kind
     return [(level, kind, _source(family, data)) for *found, data in control if found == [level, kind]]
 
 
 @cache
 def _calls() -> tuple[Any, Any] | None:
-    """Return the FFI and the C library, or None where cffi or a call is missing."""
+    """Return the FFI and the C library; None if cffi or a call is missing."""
     try:
         import cffi
 
@@ -98,15 +98,15 @@ def _calls() -> tuple[Any, Any] | None:
 
 
 def available() -> bool:
-    """Return whether datagrams can be received and sent in batches here."""
+    """Return whether datagrams can be received and sent in batches."""
     return _calls() is not None
 
 
 @cache
 def _buffers() -> Any:  # noqa: ANN401 - cffi is not typed
-    """Return the memory for the data of a batch: 4 MiB of addresses; a page is allocated when it is first written.
+    """Return the memory for the data of a batch: 4 MiB of address space, whose pages are allocated at the first write.
 
-    All batches share it, since a batch ends before the next begins.
+    All batches share it, since a batch ends before the next batch begins.
     """
     calls = _calls()
     assert calls is not None  # noqa: S101 - the caller has checked available()
@@ -116,17 +116,15 @@ def _buffers() -> Any:  # noqa: ANN401 - cffi is not typed
 
 @cache
 def batch_for(family: int, *, pktinfo: bool) -> DatagramBatch:
-    """Return the batch of all sockets of a family, with or without destination addresses.
+    """Return the batch that all sockets of a family share, with or without destination addresses.
 
-    available() must be true.
+    It requires that available() is true.
     """
     return DatagramBatch(family, pktinfo=pktinfo)
 
 
 class DatagramBatch:
-    """Memory for a batch of datagrams and their answers.
-
-    The result of receive() is valid until the next call.
+    """Memory for a batch of datagrams and their answers. The result of receive() is valid until the next call.
 
     Args:
         family: AF_INET or AF_INET6.
@@ -151,10 +149,10 @@ class DatagramBatch:
         self._lay_out()
 
     def _lay_out(self) -> None:
-        """Point the headers to their memory, and make views of the fields that change with each datagram."""
+        """Point the headers to their memory, and make views of the fields that differ between datagrams."""
         ffi = self._ffi
         self._header_size, vector_size = ffi.sizeof("struct mmsghdr"), ffi.sizeof("struct iovec")
-        # Headers and vectors in one piece, which is reset before each call: the kernel overwrites lengths.
+        # Headers and vectors are contiguous, and are reset before each call: the kernel overwrites lengths.
         memory = ffi.new("char[]", BATCH * (self._header_size + vector_size))
         self._headers = ffi.cast("struct mmsghdr *", memory)
         vectors = ffi.cast("struct iovec *", memory + BATCH * self._header_size)
@@ -182,17 +180,17 @@ class DatagramBatch:
         self._firsts = _column(cells, "B", _DATA + address, _CONTROL)
 
     def receive(self, fd: int) -> list[tuple[bytes, bytes]]:
-        """Receive the datagrams that wait at a socket; don't block.
+        """Receive the waiting datagrams of a socket without blocking.
 
         Returns:
-            The data and the sender's socket address, as the kernel has it, of at most BATCH datagrams.
+            The data and the sender's struct sockaddr of at most BATCH datagrams.
 
         Raises:
             OSError: the socket reports an error, or fd is no socket.
         """
         self._memory[:] = self._fresh
         self._answers = self._bytes = 0
-        # MSG_DONTWAIT: another process that shares the socket may make it blocking at any time.
+        # MSG_DONTWAIT is needed, since another process that shares the socket may make it blocking at any time.
         count = self._receive(fd, self._headers, BATCH, _NOW, self._null)
         if count <= 0:
             code = self._ffi.errno
@@ -216,14 +214,14 @@ class DatagramBatch:
         return found
 
     def _prepare_sources(self, count: int) -> None:
-        """Turn the packet information of the questions into that of their answers."""
+        """Replace the packet information of the questions by that of their answers."""
         found = self._control_lengths[:count].tolist()
         if found == self._expected[:count] and max(self._firsts[:count].tolist()) < _FIRST_SPECIAL:
             self._interfaces[:count] = self._zeros[:count]
             return
         for index, length in enumerate(found):
             if length != self._control_length:
-                # The socket has another control message as well: such an answer is sent without any.
+                # The datagram has another control message, too: its answer is sent without control messages.
                 self._control_lengths[index] = 0
             else:
                 start = index * _CONTROL + _DATA
@@ -231,38 +229,38 @@ class DatagramBatch:
                 self._control[start:end] = _source(self._family, self._control[start:end])
 
     def _prepare_source(self) -> None:
-        """Do the same for a single question, which is faster."""
+        """Replace the packet information of a single question; faster than _prepare_sources()."""
         if self._control_lengths[0] == self._control_length and self._firsts[0] < _FIRST_SPECIAL:
             self._interfaces[0] = 0
         else:
             self._prepare_sources(1)
 
     def answer(self, index: int, data: bytes) -> None:
-        """Set the answer to a datagram of this batch, for send(); at most once for each, in their order.
+        """Set the answer to a datagram of this batch, for send(); at most once for each datagram, in their order.
 
         Args:
-            index: of the datagram in the batch.
+            index: the index of the datagram in the batch.
             data: at most LARGEST_DATAGRAM bytes.
         """
         length = len(data)
         if data is not self._found[index][0]:
-            # The answer of an echo is there already.
+            # Only the answer of an echo is in place already.
             at = index * _STRIDE
             self._data[at : at + length] = data
         self._answer_lengths[index] = length
         position = self._answers
         if position != index:
-            # Earlier questions have no answer: the headers of answers are moved together.
+            # Some earlier questions have no answer, so the header is moved next to that of the last answer.
             size = self._header_size
             self._memory[position * size : position * size + size] = self._memory[index * size : index * size + size]
         self._answers = position + 1
         self._bytes += length
 
     def send(self, fd: int) -> int:
-        """Send the answers; don't block. An answer that the kernel does not take is lost.
+        """Send the answers without blocking. An answer that the kernel does not take is lost.
 
         Returns:
-            The bytes of the answers that were sent.
+            The number of bytes that were sent.
         """
         count = self._answers
         if not count:
@@ -272,10 +270,10 @@ class DatagramBatch:
         return total if sent == count else total - self._send_rest(fd, max(sent, 0), count)
 
     def _send_rest(self, fd: int, position: int, count: int) -> int:
-        """Send the answers that sendmmsg() stopped before, and return the bytes of those that are lost.
+        """Send the answers after that at which sendmmsg() failed; return the number of bytes that are lost.
 
-        An error may belong to an earlier answer (ICMP), so each answer is tried twice. The second time it is sent
-        without its source, which may be a broadcast address, or no address of this machine any more.
+        An error may belong to an earlier answer (ICMP), so each answer is tried twice; after EINVAL without its
+        source address, which may be a broadcast address, or may have been removed from the machine.
         """
         lost: int = 0
         tried = -1
@@ -286,7 +284,7 @@ class DatagramBatch:
                 continue
             header = self._headers[position].msg_hdr
             if self._ffi.errno == errno.EAGAIN:
-                # The socket's buffer is full, for all of them.
+                # The socket's buffer is full, so all remaining answers are lost.
                 return lost + sum(int(self._headers[each].msg_hdr.msg_iov.iov_len) for each in range(position, count))
             if tried < position:
                 tried = position

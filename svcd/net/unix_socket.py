@@ -1,4 +1,4 @@
-"""The files of UNIX sockets."""
+"""Files of UNIX sockets."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def file_of(path: str) -> tuple[int, int]:
     """Return the device and inode of a file.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 
 
 def bind_local(opened: socket.socket, path: str, mode: int) -> None:
-    """Bind a UNIX socket; replace a socket file that no process listens at any more.
+    """Bind a UNIX socket; replace a socket file on which no process listens any more.
 
     Raises:
         OSError: the path can't be bound.
     """
     _remove_stale(path, opened.type)
-    # The file is never seen with wider permissions: bind(2) makes it under the umask.
+    # The umask applies to bind(2), so the file never has wider permissions.
     before = os.umask(0o777 & ~mode)
     try:
         opened.bind(path)
@@ -45,14 +45,14 @@ def has_file(path: str, file: tuple[int, int]) -> bool:
 
 
 def remove_file(path: str, file: tuple[int, int] | None) -> None:
-    """Remove the file of a UNIX socket, if permissions allow it; leave another file that has replaced it."""
+    """Remove the file of a UNIX socket if permissions allow it; keep a file that has replaced it."""
     with contextlib.suppress(OSError):
         if file is not None and has_file(path, file):
             os.unlink(path)  # noqa: PTH108 - one system call
 
 
 def _remove_stale(path: str, kind: int) -> None:
-    """Remove a socket file that a former daemon left: no process listens at it."""
+    """Remove a socket file of a former daemon, if no process listens on it."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:

@@ -1,12 +1,12 @@
-"""Listening stream sockets, and connected sockets that become uvloop transports.
+"""Listening stream sockets, and uvloop transports for connected sockets.
 
 Ports accept in short batches, can be paused, and never close a waiting client. libuv's own listener closes clients when
-descriptors run out, can't be paused, and gives all its connections one context. Accepting here and handing the
-descriptor over costs the same within the measurement's noise.
+descriptors are exhausted, can't be paused, and has a single context for all its connections. Accepting connections here
+and passing their descriptors to libuv takes no measurable additional time.
 
 uvloop opens a transport for a socket in the first step of a coroutine. The second step waits for connection_made(),
-which the loop calls next, and does nothing more. These coroutines are driven by hand, since Twisted's calls must have
-their result at once, and a Task for each would cost more than the transport.
+which the loop calls next, and does nothing else. These coroutines are driven without Tasks, since Twisted's calls must
+have their result at once, and a Task would take longer than the transport.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
     "start_coroutine",
 ]
 
-#: Connections accepted in one go before other descriptors have their turn.
+#: The maximum number of connections accepted before other descriptors are served.
 _BATCH = 16
 
 
@@ -62,31 +62,32 @@ _TRANSPORTS: dict[int, type[UvTransport]] = {
 
 
 def start_coroutine(loop: AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Take a coroutine's first step now, and its second when connection_made() was called.
+    """Run the first step of a coroutine now, and its second step after connection_made().
 
     Raises:
-        OSError: the socket is of no use.
+        OSError: the socket can't be used.
     """
     coroutine.send(None)
     loop.call_soon(finish_coroutines, [coroutine])
 
 
 def finish_coroutines(coroutines: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """Take the second step of coroutines; connection_made() of each transport was called."""
+    """Run the second step of coroutines, after connection_made() of each transport."""
     for coroutine in coroutines:
         try:
             coroutine.send(None)
         except (StopIteration, RuntimeError):
-            # It has ended. Or its transport was closed during connection_made(), which its protocol knows.
+            # StopIteration is the end of the coroutine. RuntimeError means that the transport was closed during
+            # connection_made(); connectionLost() reports that.
             continue
 
 
 class _ConnectedSocket:
-    """A connected descriptor, with as much of a socket object as uvloop uses; uvloop closes the descriptor.
+    """Connected descriptor with the attributes of a socket object that uvloop uses; uvloop closes the descriptor.
 
-    The family is AF_UNIX for all, by which uvloop takes libuv's stream for any descriptor (uv_pipe_open). The one for
-    TCP sets TCP_NODELAY, whatever the connection inherits from the listening socket (tcp(7)), and asks the kernel for
-    both addresses: three system calls for each connection that are not needed.
+    The family is AF_UNIX for all, so that uvloop uses libuv's stream for any descriptor (uv_pipe_open). libuv's stream
+    for TCP sets TCP_NODELAY, regardless of the option of the listening socket (tcp(7)), and reads both addresses: three
+    unnecessary system calls for each connection.
     """
 
     __slots__ = ("_fd",)
@@ -106,7 +107,7 @@ class _ConnectedSocket:
 
 
 class SingleProtocolFactory:
-    """A factory that returns a protocol that exists already.
+    """Factory that returns an existing protocol.
 
     Args:
         protocol: the protocol.
@@ -133,17 +134,17 @@ def start_transport(
     """Make a uvloop transport of a connection. Takes ownership of fd, unless this raises.
 
     Args:
-        reactor: its loop runs the connection.
-        fd: of the connection.
+        reactor: the reactor whose loop runs the connection.
+        fd: the connection.
         sockaddr: the client's socket address.
-        family: of the socket; with a PROXY header the client's may be another.
+        family: the family of the socket; with a PROXY header the family of the client may differ.
         factory: builds the protocol.
         proxy_header: the PROXY header of the connection, if it has one.
         server: as in UvTransport.
         sessionno: as in UvTransport.
 
     Returns:
-        A coroutine for finish_coroutines(), in the next turn of the loop.
+        A coroutine for finish_coroutines() in the next iteration of the loop.
 
     Raises:
         OSError: the connection is gone.
@@ -185,23 +186,23 @@ def adopt_connection(
 
 
 class _Owner(Protocol):
-    """What an acceptor needs of its port."""
+    """Interface of a port for its Acceptor."""
 
     factory: IProtocolFactory
 
     def may_accept(self) -> int:
-        """Return how many connections may be accepted now; called before each batch."""
+        """Return the number of connections that may be accepted now; called before each batch."""
 
     def on_exhausted(self) -> None:
-        """Handle a shortage of descriptors or memory; accepting goes on when the port resumes."""
+        """Handle a lack of descriptors or memory; accepting continues when the port resumes."""
 
 
 class Acceptor:
-    """Accepts the connections of a listening socket and starts their transports.
+    """Acceptor of the connections of a listening socket; it starts their transports.
 
     Args:
         reactor: serves the connections.
-        sock: the listening socket, non-blocking; stays the owner's.
+        sock: the listening socket, non-blocking. The caller keeps ownership.
         owner: the port.
 
     Attributes:
@@ -223,12 +224,12 @@ class Acceptor:
         """Accept the waiting connections, up to a batch.
 
         Raises:
-            OSError: the listening socket is of no use.
+            OSError: the listening socket can't be used.
         """
         started: list[Coroutine[Any, Any, Any]] = []
         owner = self._owner
-        # A connection counts from connection_made(), in the loop's next turn. So the number that may be accepted does
-        # not change in this turn.
+        # A connection counts from connection_made(), in the loop's next iteration. So the number of connections that
+        # may be accepted does not change in this iteration.
         limit = min(_BATCH, owner.may_accept())
         try:
             for fd, sockaddr in accept_batch(self._socket, limit, owner.on_exhausted):
@@ -249,9 +250,9 @@ class Acceptor:
         """Start the transport of a connection that was accepted elsewhere. Takes ownership of fd.
 
         Args:
-            fd: of a stream socket.
+            fd: the stream socket.
             sockaddr: the client's socket address.
-            family: of the socket; with a PROXY header the client's may be another.
+            family: the family of the socket; with a PROXY header the family of the client may differ.
             proxy_header: the PROXY header of the connection, if it has one.
 
         Raises:
@@ -266,7 +267,7 @@ class Acceptor:
 
 
 class _PausablePort:
-    """A mixin for Twisted's ports: they accept by an Acceptor, and can be paused."""
+    """Mixin for Twisted's ports: they use an Acceptor and can be paused."""
 
     factory: Any
     _acceptor: Acceptor | None = None
@@ -283,7 +284,7 @@ class _PausablePort:
         self._acceptor.accept()
 
     def may_accept(self) -> int:
-        """Return the size of a batch while the port listens, else 0."""
+        """Return the size of a batch while the port listens, otherwise 0."""
         return _BATCH if self.connected and not self.disconnecting else 0  # type: ignore[attr-defined]
 
     def pause(self) -> None:
@@ -291,35 +292,35 @@ class _PausablePort:
         self.stopReading()  # type: ignore[attr-defined]
 
     def resume(self) -> None:
-        """Accept again, if the port listens."""
+        """Resume accepting, if the port listens."""
         if self.may_accept():
             self.startReading()  # type: ignore[attr-defined]
 
     def on_exhausted(self) -> None:
-        """Close the waiting clients with the descriptor that Twisted's ports keep in reserve for that, as they do."""
+        """Accept and close the waiting clients with the reserved descriptor of Twisted's ports, as in Twisted."""
         super().doRead()  # type: ignore[misc]
 
 
 class TCPPort(_PausablePort, tcp.Port):
-    """The port that listenTCP() returns."""
+    """Port that listenTCP() returns."""
 
 
 class UNIXPort(_PausablePort, unix.Port):
-    """The port that listenUNIX() returns."""
+    """Port that listenUNIX() returns."""
 
 
 @implementer(IListeningPort, IReadDescriptor)
 class SocketPort:
-    """A port for a listening socket that the caller has opened, of any family.
+    """Port for a listening socket of any family that the caller has opened.
 
-    It logs nothing, and leaves the socket open when it stops.
+    It logs nothing, and the socket stays open when it stops.
 
     Args:
         reactor: serves the connections.
         sock: the listening socket, non-blocking.
         factory: builds the protocols; the caller calls its doStart() and doStop().
-        may_accept: returns how many connections may be accepted now; called before each batch.
-        on_exhausted: called when the system is short of descriptors or memory; must pause() the port.
+        may_accept: returns the number of connections that may be accepted now; called before each batch.
+        on_exhausted: called when the system lacks descriptors or memory; it must pause() the port.
     """
 
     def __init__(
@@ -340,16 +341,16 @@ class SocketPort:
         self.where = self._acceptor.where
 
     def may_accept(self) -> int:
-        """Return how many connections may be accepted now; 0 if the port does not listen."""
+        """Return the number of connections that may be accepted now; 0 if the port does not listen."""
         return self._may_accept() if self.connected else 0
 
     def startListening(self) -> None:
-        """Begin to accept."""
+        """Start accepting."""
         self.connected = True
         self.resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop at once; connections go on."""
+        """Stop at once; open connections continue."""
         self.connected = False
         self.pause()
         return succeed(None)
@@ -359,7 +360,7 @@ class SocketPort:
         self.reactor.removeReader(self)
 
     def resume(self) -> None:
-        """Accept again, unless no connection may be accepted: waiting clients would wake the reactor continuously."""
+        """Resume accepting, unless no connection may be accepted: waiting clients would wake the reactor repeatedly."""
         if self.may_accept():
             self.reactor.addReader(self)
 
@@ -376,7 +377,7 @@ class SocketPort:
         self._acceptor.adopt(fd, sockaddr, family, proxy_header)
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """Handle the end of the reactor, or of a socket that is of no use."""
+        """Handle the stop of the reactor, or an error of the socket."""
         self.connected = False
 
     def fileno(self) -> int:

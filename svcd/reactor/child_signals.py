@@ -1,8 +1,8 @@
-"""SIGCHLD on uvloop.
+"""Handling of SIGCHLD on uvloop.
 
-Twisted lets Python's C-level signal handler write to a pipe of its own (signal.set_wakeup_fd). A uvloop loop puts a
-socket of its own in that place each time it starts to run, after Twisted did, so a stock asyncio reactor over uvloop
-never reaps a child. Here an ordinary Python handler does it: uvloop's socket wakes the loop for it.
+Twisted sets a pipe as the wakeup descriptor of Python's C-level signal handler (signal.set_wakeup_fd). Each time a
+uvloop loop starts to run, after that, it sets its own socket instead, so an asyncio reactor on uvloop never reaps a
+child. So this module uses an ordinary Python signal handler; uvloop's socket wakes the loop for it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ChildSignals:
     """Twisted's SignalHandling for SIGCHLD.
 
     Args:
-        loop: runs the reaping.
+        loop: the loop in which children are reaped.
     """
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -33,7 +33,7 @@ class ChildSignals:
         """Set the handler. Only the main thread may do so, and the loop must run there."""
         signal.signal(signal.SIGCHLD, self._ended)
         signal.siginterrupt(signal.SIGCHLD, False)
-        # Children that ended before.
+        # Reap children that exited before.
         reapAllProcesses()
 
     def uninstall(self) -> None:
@@ -41,5 +41,5 @@ class ChildSignals:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def _ended(self, _number: int, _frame: FrameType | None) -> None:
-        # This runs between any two instructions of any code, so the reaping is left to the loop.
+        # This may run between any two instructions of the program, so children are reaped in the loop.
         self._loop.call_soon_threadsafe(reapAllProcesses)

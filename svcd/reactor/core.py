@@ -1,8 +1,8 @@
 """The reactor: Twisted's asyncio reactor on a uvloop loop, with transports and UDP ports of uvloop.
 
-Twisted has no public way to add a signal handler to a reactor, to replace its timer, or to make a port of a descriptor
-with a class of its own. The private names of Twisted that this takes are used in this module alone;
-tests/unit/test_private_names.py fails if a Twisted has one of them no more.
+Twisted has no public interface to add a signal handler to a reactor, to replace its timer, or to make a port of another
+class for a descriptor. Only this module uses the required private names of Twisted; tests/unit/test_private_names.py
+fails if a version of Twisted lacks one of them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ __all__ = ["UvReactor", "install"]
 
 
 class UvReactor(AsyncioSelectorReactor):
-    """A Twisted reactor on uvloop.
+    """Twisted reactor on uvloop.
 
     Attributes:
         loop: the uvloop loop.
-        natives: connections and UDP ports that uvloop serves, as keys; the reactor's own lists don't have them.
+        natives: the connections and UDP ports that uvloop serves, as keys; they are not in the reactor's own lists.
     """
 
     _log = Logger()
@@ -58,18 +58,18 @@ class UvReactor(AsyncioSelectorReactor):
         self.loop: AbstractEventLoop = uvloop.new_event_loop()
         self.loop.set_exception_handler(self._raised)
         self.natives: dict[Any, None] = {}
-        # Timed calls belong to no connection: they do not run in the context of the callback that scheduled them.
+        # Timed calls belong to no connection, so they do not run in the context of the callback that scheduled them.
         self._context = copy_context()
         use_log_prefix()
         super().__init__(self.loop)
 
     def _raised(self, _loop: AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log an uncaught error, and drop the connection that it came from."""
+        """Log an uncaught exception, and close the connection that caused it."""
         raised = context.get("exception")
         protocol = context.get("protocol")
         if isinstance(raised, KeyboardInterrupt):
-            # Ctrl-C ends the program, as on Twisted's own reactors. From a scheduled call alone, uvloop lets it end
-            # run_forever().
+            # Ctrl-C ends the program, as with Twisted's own reactors. uvloop ends run_forever() for a KeyboardInterrupt
+            # only if a scheduled call raises it.
             self.loop.call_soon(_interrupt, raised)
         elif raised is not None and isinstance(protocol, UvTransport):
             protocol.raised(raised)
@@ -89,17 +89,17 @@ class UvReactor(AsyncioSelectorReactor):
             self._timerHandle.cancel()
         now = self.loop.time()
         self._scheduledAt = now + timeout  # type: ignore[assignment]
-        # libuv counts whole milliseconds from the last one that began. A timer that fires early would be set again and
-        # again until its time has come.
+        # libuv's timers have whole milliseconds, from the start of the current one. A timer that fires early would be
+        # set repeatedly until the call is due.
         delay = (math.ceil(timeout * 1000) + 1) / 1000 if timeout > 0 else 0.0
         handle = self.loop.call_at(now + delay, self._onTimer, context=self._context)
         self._timerHandle = handle  # type: ignore[assignment]
 
     def iterate(self, delay: float = 0) -> None:
-        """Make one pass of the loop: run the timed calls that are due, and serve descriptors that are ready.
+        """Run an iteration of the loop: run the timed calls that are due, and serve descriptors that are ready.
 
         Args:
-            delay: how long to wait for descriptors, in seconds; with 0 the call does not wait.
+            delay: the time to wait for descriptors, in seconds; with 0 the call does not wait.
         """
         self.loop.call_soon(self.runUntilCurrent, context=self._context)
         if delay > 0:
@@ -108,7 +108,7 @@ class UvReactor(AsyncioSelectorReactor):
             end.cancel()
         else:
             self._turn()
-        # Run the calls that the input of this turn has scheduled: with Twisted's other reactors they have run by now.
+        # Run the calls that the input has scheduled: with Twisted's other reactors they have run by now.
         self._turn()
 
     def _turn(self) -> None:
@@ -126,7 +126,7 @@ class UvReactor(AsyncioSelectorReactor):
     def crash(self) -> None:
         """See twisted.internet.interfaces.IReactorCore."""
         ReactorBase.crash(self)
-        # A loop that does not run would stop as soon as it runs next.
+        # A loop that is not running would stop at once at its next run.
         if self.loop.is_running():
             self.loop.stop()
 
@@ -135,18 +135,18 @@ class UvReactor(AsyncioSelectorReactor):
         return [*super().getReaders(), *(native for native in self.natives if native.reading)]  # type: ignore[no-untyped-call]
 
     def getWriters(self) -> list[Any]:
-        """Return the writers and connections whose output waits to be sent."""
+        """Return the writers and connections with unsent output."""
         return [*super().getWriters(), *(native for native in self.natives if native.writing)]  # type: ignore[no-untyped-call]
 
     def removeAll(self) -> list[Any]:
-        """Remove and return all that wait for input or output, at the reactor's end; the caller notifies them."""
+        """Remove and return all readers, writers and connections when the reactor stops; the caller notifies them."""
         waiting = [native for native in self.natives if native.reading or native.writing]
         for native in waiting:
             del self.natives[native]
         return [*super().removeAll(), *waiting]  # type: ignore[no-untyped-call]
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call a function in the loop's next turn; callLater() takes ten times as long."""
+        """Call a function in the loop's next iteration; callLater() takes ten times as long."""
         self.loop.call_soon(callback)
 
     def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 50, interface: str = "") -> IListeningPort:
@@ -199,7 +199,7 @@ class UvReactor(AsyncioSelectorReactor):
         may_accept: Callable[[], int],
         on_exhausted: Callable[[], None],
     ) -> SocketPort:
-        """Return a port for a listening socket of the caller's, which the caller starts; see SocketPort."""
+        """Return a port for a listening socket; the caller owns the socket and starts the port. See SocketPort."""
         return SocketPort(self, sock, factory, may_accept, on_exhausted)
 
     def adoptStream(
@@ -215,10 +215,10 @@ class UvReactor(AsyncioSelectorReactor):
         Takes ownership of fd, also if this raises.
 
         Args:
-            fd: of the socket.
+            fd: the connected socket.
             sockaddr: the peer's socket address.
-            family: of the socket; with a PROXY header the peer's may be another.
-            protocol: its makeConnection() is called soon, in a later turn of the loop.
+            family: the family of the socket; with a PROXY header the family of the peer may differ.
+            protocol: the protocol; its makeConnection() is called in a later iteration of the loop.
             proxy_header: the PROXY header of the connection, if it has one.
 
         Raises:
@@ -260,7 +260,7 @@ def _interrupt(raised: KeyboardInterrupt) -> None:
 
 
 def install() -> None:
-    """Make a UvReactor the reactor of the process, and its loop the event loop of this thread.
+    """Install a UvReactor as the reactor of the process, and its loop as the event loop of this thread.
 
     Raises:
         ReactorAlreadyInstalledError: a reactor is installed already.

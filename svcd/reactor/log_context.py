@@ -1,8 +1,8 @@
-"""The log prefix (`system`) of a uvloop connection, at no cost for each piece of data.
+"""Log prefix (`system`) of a uvloop connection, without additional time for each piece of data.
 
-Twisted's reactors push a dictionary on a stack around each callback, 2 µs, so that lines logged meanwhile carry the
-prefix of the connection. uvloop enters the connection's own contextvars.Context anyway, so the prefix is a variable
-in there, and the dictionary at the bottom of Twisted's stack looks it up when a line is logged.
+Twisted's reactors push a dictionary on a stack around each callback, which takes 2 µs, so that lines logged meanwhile
+have the prefix of the connection. uvloop runs callbacks in the connection's contextvars.Context in any case, so the
+prefix is a variable in that context; the dictionary at the bottom of Twisted's stack reads it when a line is logged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twisted.python.log import ILogContext
 
 __all__ = ["LOG_PREFIX", "log_prefix", "use_log_prefix"]
 
-#: The prefix of lines that are logged in this context, or an object with a logPrefix() method.
+#: The prefix of log lines in this context, or an object with a logPrefix() method.
 LOG_PREFIX: ContextVar[Any] = ContextVar("svcd log prefix", default="-")
 
 
@@ -39,14 +39,14 @@ class _LogContext(dict[str, Any]):
 
 
 def use_log_prefix() -> None:
-    """Make Twisted's log use LOG_PREFIX; once for all reactors of the process."""
+    """Make Twisted's log use LOG_PREFIX. A single call is enough for all reactors of the process."""
     found = context.get(ILogContext)
     if not isinstance(found, _LogContext):
         context.setDefault(ILogContext, _LogContext(context.defaultContextDict[ILogContext]))
 
 
 def log_prefix(protocol: object) -> str:
-    """Return the log prefix of a protocol: its own logPrefix(), else the name of its class."""
+    """Return the log prefix of a protocol: the result of its logPrefix(), or else the name of its class."""
     if ILoggingContext.providedBy(protocol):
         return str(protocol.logPrefix())
     return type(protocol).__name__

@@ -1,4 +1,4 @@
-"""Output of stream connections: producers, half-close, and closing once everything is sent."""
+"""Output of stream connections: producers, half-close, and close after all data is sent."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ __all__ = ["OutputMixin", "discard"]
 
 
 def discard(data: bytes) -> None:
-    """Drop output; the `write` of a connection that has ended."""
+    """Drop output; this is the `write` of a connection that has ended."""
 
 
 class OutputMixin:
-    """The part of a stream transport that sends.
+    """Mixin for the output of a stream transport.
 
-    uvloop sends at once what the kernel takes and buffers the rest. It calls pause_writing() when it buffers more than
-    its upper limit, 64 KiB, and resume_writing() when almost nothing is left. With both limits at 0 it calls them
-    whenever something is left and when nothing is, which a pull producer and a half-close depend on.
+    uvloop sends as much as the kernel takes at once, and buffers the rest. It calls pause_writing() when it buffers
+    more than its high-water mark, 64 KiB, and resume_writing() when the buffer is almost empty. With both marks at 0 it
+    calls them when data is buffered and when the buffer is empty, as a pull producer and a half-close require.
 
     Args:
-        reactor: its loop runs the connection.
+        reactor: the reactor whose loop runs the connection.
 
     Attributes:
-        write: sends bytes; uvloop's own method wherever nothing has to be done besides.
-        producer: the registered producer, or None.
+        write: sends bytes; it is uvloop's own method if no other action is required.
+        producer: the registered producer; None without a producer.
         streamingProducer: whether it is a push producer.
         connected: whether the connection is open.
-        disconnecting: whether it closes as soon as everything is sent.
+        disconnecting: whether it will be closed after all data is sent.
         disconnected: whether it has ended.
     """
 
@@ -52,24 +52,24 @@ class OutputMixin:
         self.connected = self.disconnected = self.disconnecting = False
         self.producer: Any = None
         self.streamingProducer = False
-        # Whether uvloop buffers more than its limit, and whether a pull producer is about to be asked for more.
+        # Whether uvloop buffers more than its high-water mark; whether a call of a pull producer is scheduled.
         self._full = self._pull_scheduled = False
-        # Whether the write side is to be shut down once the producer is done, and whether it is.
+        # Whether the write side has to be shut down after the producer has ended; whether it was shut down.
         self._ending = self._eof_sent = False
 
     def _direct(self) -> Callable[[bytes], None]:
-        """Return the function that sends bytes with nothing in between."""
+        """Return the function that sends bytes without other actions."""
         return self._uv.write
 
     def _send_by(self, out: Callable[[bytes], None]) -> None:
         self._out = self.write = out
 
     def _fail(self, reason: Failure) -> None:
-        """Log an error that a callback of the application raised, and drop the connection."""
+        """Log an exception in a callback of the application, and close the connection."""
         raise NotImplementedError
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """Send several pieces in one go.
+        """Send several pieces with a single call.
 
         Raises:
             TypeError: a piece is not bytes.
@@ -83,8 +83,8 @@ class OutputMixin:
         """Register a producer, which writes as fast as the client reads.
 
         Args:
-            producer: paused and resumed, or, not streaming, asked for more each time everything is sent.
-            streaming: whether it is an IPushProducer.
+            producer: a push producer is paused and resumed; a pull producer is resumed each time all data is sent.
+            streaming: whether it is a push producer (IPushProducer).
 
         Raises:
             RuntimeError: a producer is registered already.
@@ -106,7 +106,7 @@ class OutputMixin:
             producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
-        """Unregister the producer; do now what loseConnection() or loseWriteConnection() left until then."""
+        """Unregister the producer; complete a pending loseConnection() or loseWriteConnection()."""
         pulled = self.producer is not None and not self.streamingProducer
         self.producer = None
         if not self.connected:
@@ -126,11 +126,11 @@ class OutputMixin:
         self.loseConnection()
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written and no producer is registered any more."""
+        """Close the connection when all data is written and no producer is registered."""
         raise NotImplementedError
 
     def loseWriteConnection(self) -> None:
-        """Shut down the write side when everything is written; the client may go on sending."""
+        """Shut down the write side when all data is written; the client may continue to send."""
         if self.connected and not (self.disconnecting or self._ending):
             self._ending = True
             if self.producer is None or (self.streamingProducer and not self._full):
@@ -138,17 +138,17 @@ class OutputMixin:
 
     @property
     def writing(self) -> bool:
-        """Whether output waits to be sent."""
+        """Whether there is unsent output."""
         return self.connected and bool(self._uv.get_write_buffer_size())
 
     def pause_writing(self) -> None:
-        """Pause a push producer; uvloop calls this when its buffer is above the limit."""
+        """Pause a push producer; uvloop calls this when its buffer exceeds the high-water mark."""
         self._full = True
         if self.producer is not None and self.streamingProducer:
             self._call(self.producer.pauseProducing)
 
     def resume_writing(self) -> None:
-        """Resume the producer; uvloop calls this when its buffer is below the limit again."""
+        """Resume the producer; uvloop calls this when its buffer is below the low-water mark."""
         self._full = False
         if self._eof_sent:
             self._call_soon(self._write_side_closed)
@@ -185,9 +185,9 @@ class OutputMixin:
         try:
             callback()
         except KeyboardInterrupt:
-            # Ctrl-C ends the program, as on Twisted's own reactors.
+            # Ctrl-C ends the program, as with Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - any error ends this connection alone
+        except BaseException:  # noqa: BLE001 - any other exception ends only this connection
             self._fail(Failure())
 
     def _call_soon(self, callback: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
-"""Transports of clients behind a proxy that sends a PROXY header.
+"""Transports of connections with a PROXY header.
 
-The socket knows the proxy's address; the application gets the client's, from the header.
+The peer of the socket is the proxy; the application gets the address of the client, from the header.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["PROXIED_TRANSPORTS", "ProxyInfo"]
 
 
 class ProxyInfo(Protocol):
-    """What the reactor uses of a PROXY header."""
+    """Interface of a PROXY header for the reactor."""
 
     @property
     def size(self) -> int:
-        """The length of the header, in bytes; it is not counted as the client's."""
+        """The length of the header, in bytes; the byte counts of the client exclude it."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class ProxyInfo(Protocol):
 
 
 class _ProxiedTransport(UvTransport):
-    """The part that the transports of all families share.
+    """Base class of the transports of all families.
 
     Attributes:
         proxy_header: the PROXY header of the connection.
@@ -50,7 +50,7 @@ class _ProxiedTransport(UvTransport):
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client's socket address, as Twisted's transports have it."""
+        """The client's socket address, as for Twisted's transports."""
         peer = self._peer
         ipv6 = isinstance(peer, IPv6Address)
         return (peer.host, peer.port, peer.flowInfo, peer.scopeID) if ipv6 else (peer.host, peer.port)
@@ -80,12 +80,12 @@ class _ProxiedTCP6(_ProxiedTCP, TCP6Transport):
 
 
 class _ProxiedUNIX(_ProxiedTransport, UNIXTransport):
-    """It counts the bytes that it reads itself, so the header is not among them."""
+    """Transport of a UNIX socket with a PROXY header; it counts the bytes that it reads, which exclude the header."""
 
     __slots__ = ("proxy_header",)
 
 
-#: By the family of the socket.
+#: The classes of transports by the family of the socket.
 PROXIED_TRANSPORTS: dict[int, Any] = {
     socket.AF_INET: _ProxiedTCP,
     socket.AF_INET6: _ProxiedTCP6,

@@ -1,4 +1,4 @@
-"""A connection's descriptor as a socket object, for options and queries."""
+"""Socket object of a connection's descriptor, for options and queries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["SocketHandle"]
 
 
 class SocketHandle(socket.socket):
-    """A socket object for a descriptor that uvloop owns; closing it closes the connection through uvloop.
+    """Socket object for a descriptor that uvloop owns; close() closes the connection through uvloop.
 
     Attributes:
-        close_callback: makes uvloop close the descriptor; None once that has happened.
+        close_callback: makes uvloop close the descriptor; None after uvloop has closed it.
     """
 
     __slots__ = ("close_callback",)
@@ -30,14 +30,14 @@ class SocketHandle(socket.socket):
         self.detach()
 
     def forget(self) -> None:
-        """Detach from the descriptor, which uvloop has closed or closes now."""
+        """Detach from the descriptor, which uvloop has closed or is about to close."""
         self.close_callback = None
         self.detach()
 
     def __del__(self) -> None:
-        # Instead of socket's own, which closes the descriptor: the number may be another connection's by now.
+        # The method of socket.socket would close the descriptor, whose number another connection may have by now.
         self.detach()
 
     def dup(self) -> socket.socket:  # type: ignore[override]
-        """Return an ordinary socket for the same connection, which the caller closes."""
+        """Return an ordinary socket for the same connection; the caller owns it."""
         return socket.fromfd(self.fileno(), self.family, self.type)

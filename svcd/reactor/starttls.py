@@ -1,4 +1,4 @@
-"""startTLS(): switches a connection to TLS, through Twisted's own TLS protocol."""
+"""startTLS(): a connection switches to TLS, with Twisted's own TLS protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["StartTLS"]
 
 
 class StartTLS(UvTransport):
-    """A transport that can switch to TLS."""
+    """Transport that can switch to TLS."""
 
     __slots__ = ()
 
@@ -27,14 +27,14 @@ class StartTLS(UvTransport):
 
         Args:
             contextFactory: the TLS parameters.
-            normal: whether this end, the server of the connection, is the server of TLS as well.
+            normal: whether this end, the server of the connection, is also the TLS server.
         """
         producer, streaming = self.producer, self.streamingProducer
         if producer is not None:
             self.unregisterProducer()
         factory = TLSMemoryBIOFactory(contextFactory, not normal, None, clock=self.reactor)  # type: ignore[arg-type]
         tls: Any = factory.protocol(factory, self._protocol, False)
-        # A class with the same attributes and other methods: connections without TLS pay nothing for it.
+        # The new class has the same attributes and other methods, so connections without TLS have no overhead.
         self.__class__ = _secure(type(self))  # type: ignore[arg-type]
         self.protocol = tls
         self.write = tls.write
@@ -44,7 +44,7 @@ class StartTLS(UvTransport):
 
 
 class _Secure(StartTLS):
-    """The transport of the application after startTLS(); the transport of the TLS protocol is a _Clear."""
+    """Transport of the application after startTLS(); the transport of the TLS protocol is a _Clear."""
 
     __slots__ = ()
 
@@ -76,19 +76,19 @@ class _Secure(StartTLS):
         return self._tls.getPeerCertificate()
 
     @property
-    def _tls(self) -> Any:  # noqa: ANN401 - the TLS protocol, or another in its place
+    def _tls(self) -> Any:  # noqa: ANN401 - the TLS protocol, or a replacement
         return self._protocol
 
 
 @cache
 def _secure(kind: type[StartTLS]) -> type[StartTLS]:
-    """Return the class of a kind of transports after startTLS()."""
+    """Return the class of a transport after startTLS(), by its class before."""
     secure = type(f"Secure{kind.__name__}", (_Secure, kind), {"__slots__": ()})
     return implementer(ISSLTransport)(secure)  # type: ignore[no-any-return]
 
 
 class _Clear:
-    """The transport of the TLS protocol: it sends on the connection without TLS.
+    """Transport of the TLS protocol: it writes to the connection without TLS.
 
     Args:
         secure: the connection.
@@ -97,7 +97,7 @@ class _Clear:
     def __init__(self, secure: UvTransport) -> None:
         self._secure = secure
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a transport
         return getattr(self._secure, name)
 
     def write(self, data: bytes) -> None:

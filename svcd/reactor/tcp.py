@@ -1,4 +1,4 @@
-"""TCP transports: addresses, options, and the byte counters of the kernel."""
+"""TCP transports: addresses, options, and the kernel's byte counters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["TCP6Transport", "TCPTransport"]
 
 @implementer(ITCPTransport, ITLSTransport)
 class TCPTransport(StartTLS):
-    """The transport of an IPv4 connection; it inherits TCP_NODELAY from the listening socket."""
+    """Transport of an IPv4 connection; it inherits TCP_NODELAY from the listening socket."""
 
     __slots__ = ("_totals",)
 
@@ -50,19 +50,19 @@ class TCPTransport(StartTLS):
 
     @property
     def bytes_in(self) -> int:
-        """The bytes received from the client; after connectionLost() the number that was read in it, else 0."""
+        """The bytes received from the client; after connectionLost() the value that was read in it, or 0."""
         return self._counts()[0]
 
     @property
     def bytes_out(self) -> int:
-        """The bytes written to the kernel; after connectionLost() the number that was read in it, else 0."""
+        """The bytes written to the kernel; after connectionLost() the value that was read in it, or 0."""
         return self._counts()[1]
 
     @property
     def traffic(self) -> tuple[int, int] | None:
         """The bytes received from the client, and the bytes that its system has acknowledged; None after the end.
 
-        Bytes that are not acknowledged do not count: both numbers stand still while a client reads nothing.
+        Bytes that are not acknowledged do not count, so both numbers are constant while a client reads nothing.
         """
         if not self.connected:
             return None
@@ -73,10 +73,10 @@ class TCPTransport(StartTLS):
             sock.detach()
 
     def _counts(self) -> tuple[int, int]:
-        """Return bytes_in and bytes_out by the kernel's counters (tcp(7), TCP_INFO; Linux 4.19)."""
+        """Return bytes_in and bytes_out from the kernel's counters (tcp(7), TCP_INFO; Linux 4.19)."""
         if not hasattr(self, "_uv") or (self.disconnected and hasattr(self, "_totals")):
             return getattr(self, "_totals", (0, 0))
-        # A socket of C alone: three times as fast as a SocketHandle, which each connection would make for its log
+        # The C class of sockets is three times as fast as a SocketHandle, which each connection would make for its log
         # line.
         sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
         try:
@@ -87,13 +87,13 @@ class TCPTransport(StartTLS):
         if counts is None:
             return 0, 0
         if self.disconnected:
-            # The numbers are final, and the descriptor is closed soon.
+            # The counts are final, and the descriptor will be closed soon.
             self._totals = counts
         return counts
 
 
 class TCP6Transport(TCPTransport):
-    """The transport of an IPv6 connection."""
+    """Transport of an IPv6 connection."""
 
     __slots__ = ()
 
@@ -101,6 +101,6 @@ class TCP6Transport(TCPTransport):
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client's socket address, as Twisted's transports have it."""
+        """The client's socket address, as for Twisted's transports."""
         peer = self._peer
         return peer.host, peer.port, peer.flowInfo, peer.scopeID

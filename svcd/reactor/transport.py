@@ -1,7 +1,7 @@
 """Transports of stream connections.
 
-A transport is an asyncio protocol to uvloop and a Twisted transport to the Twisted protocol, in one object: a process
-may have very many.
+A transport is both an asyncio protocol for uvloop and a Twisted transport for the Twisted protocol. A single object
+saves memory, since a process may have very many connections.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ if TYPE_CHECKING:
 
 __all__ = ["UvTransport"]
 
-# Shared by all connections, as in Twisted's reactors.
+# All connections share these, as in Twisted's reactors.
 _DONE = Failure(ConnectionDone())
 _LOST = Failure(ConnectionLost())
-#: Closing resets the connection (socket(7), SO_LINGER).
+#: The value of SO_LINGER with which close(2) resets the connection (socket(7)).
 _RESET = struct.pack("ii", 1, 0)
 
 
 @implementer(ITransport, IConsumer, IPushProducer, ISystemHandle, ILoggingContext)
 class UvTransport(OutputMixin):
-    """The transport of a stream connection.
+    """Transport of a stream connection.
 
-    uvloop reads `data_received` when the protocol is set, and calls what it got. So input goes from libuv to the
-    Twisted protocol without a Python call between: a protocol that sets a `dataReceived` of its own before its
-    connectionMade() ends is called there directly, for as long as the connection lasts. For other protocols the method
-    is looked up for each piece of data, since some set it later.
+    uvloop reads `data_received` when the protocol is set, and calls this function for input. So input is passed from
+    libuv to the Twisted protocol without another Python call: a `dataReceived` that a protocol sets in the instance
+    before its connectionMade() returns is called directly, for the life of the connection. For other protocols the
+    method is looked up for each piece of data, since some replace it later.
 
     Args:
-        reactor: its loop runs the connection.
-        fd: of the connection; uvloop closes it.
+        reactor: the reactor whose loop runs the connection.
+        fd: the connection; uvloop closes it.
         factory: builds the Twisted protocol.
         peer: the client's address, an IAddress.
         server: the port that accepted the connection; None if none did.
@@ -103,7 +103,7 @@ class UvTransport(OutputMixin):
         self._aborting = False
         self._reading = True
         self._got_eof = False
-        # Input that arrived while the application had paused reading, before uvloop could be stopped.
+        # Input that arrived after the application had paused reading, before uvloop could be stopped.
         self._held: list[bytes] | None = None
 
     def __repr__(self) -> str:
@@ -114,7 +114,7 @@ class UvTransport(OutputMixin):
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - text, or a path
-        """The client's host."""
+        """The client's host, or the path of its UNIX socket."""
         return self._peer.host
 
     @property
@@ -123,19 +123,19 @@ class UvTransport(OutputMixin):
         return self._peer.host, self._peer.port
 
     def logPrefix(self) -> str:
-        """Return the prefix of the connection's log lines; made on demand, since few connections log."""
+        """Return the prefix of the connection's log lines. It is made on demand, since few connections log."""
         protocol = getattr(self, "_protocol", None)
         return f"{log_prefix(protocol)},{self.sessionno},{self.hostname}"
 
     @property
     def logstr(self) -> str:
-        """The same, by the name that Twisted's transports have for it."""
+        """The log prefix, under its name in Twisted's transports."""
         return self.logPrefix()
 
     # Called by uvloop.
 
     def connection_made(self, transport: Transport) -> None:
-        """Build the protocol and connect it; uvloop begins to read after this."""
+        """Build the protocol and connect it; uvloop starts reading after this."""
         self._uv = transport
         try:
             protocol = self._factory.buildProtocol(self._peer)
@@ -149,7 +149,7 @@ class UvTransport(OutputMixin):
             self._refuse()
         else:
             self._protocol = protocol
-            self._begin()
+            self._connect_protocol()
 
     def _refuse(self) -> None:
         """Close a connection that has no protocol."""
@@ -158,9 +158,9 @@ class UvTransport(OutputMixin):
             self._handle.forget()
         self._uv.abort()
 
-    def _begin(self) -> None:
+    def _connect_protocol(self) -> None:
         protocol = self._protocol
-        # This runs in the connection's own context, where the variable stays.
+        # This runs in the connection's own context, which keeps the variable.
         LOG_PREFIX.set(self)
         self.connected = True
         self.reactor.natives[self] = None
@@ -173,11 +173,11 @@ class UvTransport(OutputMixin):
         except BaseException:  # noqa: BLE001 - any error ends this connection alone
             self._fail(Failure())
         if self.connected:
-            self._begin_reading()
+            self._start_reading()
 
     @property
     def data_received(self) -> Callable[[bytes], None]:
-        """The function that takes input; uvloop reads it once, when the protocol is set."""
+        """The function that is called with input; uvloop reads it once, when the protocol is set."""
         if self._held is not None:
             return self._hold
         received: Callable[[bytes], None] = self._protocol.dataReceived
@@ -188,13 +188,13 @@ class UvTransport(OutputMixin):
     def eof_received(self) -> bool:
         """Handle the end of input; return whether the connection stays open."""
         if not self._reading:
-            # uvloop finds it again as soon as reading goes on.
+            # uvloop reports the end of input again when reading resumes.
             return True
         self._got_eof = True
         if IHalfCloseableProtocol.providedBy(self._protocol):
             self._call(self._protocol.readConnectionLost)
             return True
-        # What was written is still sent, but the producer adds no more.
+        # Buffered output is still sent, but the producer adds no more.
         self.disconnecting = True
         self._stop_producer()
         return False
@@ -215,7 +215,7 @@ class UvTransport(OutputMixin):
         except KeyboardInterrupt:
             # Ctrl-C ends the program, as on Twisted's own reactors.
             raise
-        except BaseException:  # noqa: BLE001 - the connection has ended already
+        except BaseException:  # noqa: BLE001 - the connection has already ended
             self._log.failure("connectionLost raised", Failure())
         self._forget()
 
@@ -233,14 +233,14 @@ class UvTransport(OutputMixin):
         if error is None:
             return _DONE
         if error.__traceback__ is None:
-            # Made by uvloop from an error of the system.
+            # uvloop makes such an exception for an error of the system.
             return _LOST
         failure = Failure(error)
         self._log.failure("a protocol raised", failure)
         return failure
 
     def raised(self, error: BaseException) -> None:
-        """Drop the connection after its protocol raised while uvloop delivered input; the loop's exception handler."""
+        """Close the connection after an exception in its dataReceived(); called by the loop's exception handler."""
         self._fail(Failure(error))
 
     def _fail(self, reason: Failure) -> None:
@@ -264,7 +264,7 @@ class UvTransport(OutputMixin):
 
     @property
     def protocol(self) -> Any:  # noqa: ANN401 - an IProtocol
-        """The protocol that takes input; another one may be set at any time."""
+        """The protocol that gets input; it may be replaced at any time."""
         return self._protocol
 
     @protocol.setter
@@ -274,7 +274,7 @@ class UvTransport(OutputMixin):
             self._uv.set_protocol(self)  # type: ignore[arg-type]
 
     def pauseProducing(self) -> None:
-        """Stop reading."""
+        """Pause reading."""
         self._reading = False
         if self.connected:
             self._uv.pause_reading()
@@ -282,7 +282,7 @@ class UvTransport(OutputMixin):
     stopReading = pauseProducing
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self.connected and not (self.disconnecting or self._got_eof):
             self._reading = True
             if self._held is None:
@@ -294,7 +294,7 @@ class UvTransport(OutputMixin):
 
     @property
     def reading(self) -> bool:
-        """Whether input is wanted."""
+        """Whether reading is not paused."""
         return self._reading and not (self.disconnecting or self._got_eof)
 
     def _deliver(self, data: bytes) -> None:
@@ -305,7 +305,7 @@ class UvTransport(OutputMixin):
         self._held.append(data)
 
     def _settle(self) -> None:
-        """Stop reading that should not have begun, or deliver the held input."""
+        """Pause reading that uvloop has started despite the pause, or deliver the held input."""
         if not self.connected or self._held is None:
             return
         if not self._reading:
@@ -315,24 +315,24 @@ class UvTransport(OutputMixin):
             data = self._held.pop(0)
             self._call(partial(self._deliver, data))
             if not (self.reading and self.connected):
-                # Paused again: the rest stays held. Or closed: it is not wanted any more.
+                # If reading is paused again, the rest stays held; if the connection is closed, it is dropped.
                 return
         self._held = None
         self._uv.set_protocol(self)  # type: ignore[arg-type]
         self._uv.resume_reading()
 
-    def _begin_reading(self) -> None:
-        """Prepare input after connectionMade(): uvloop starts to read in any case, and may have to be stopped again."""
+    def _start_reading(self) -> None:
+        """Prepare input after connectionMade(): uvloop starts reading in any case, and may have to be paused."""
         if not self._reading:
             self._held = []
             self._call_soon(self._settle)
-        # The protocol may have set a dataReceived of its own.
+        # The protocol may have set its own dataReceived.
         self._uv.set_protocol(self)  # type: ignore[arg-type]
 
     # Called by the application.
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written and no producer is registered any more."""
+        """Close the connection when all data is written and no producer is registered."""
         if self.connected and not self.disconnecting:
             self.disconnecting = True
             if self.producer is None:
@@ -341,7 +341,7 @@ class UvTransport(OutputMixin):
                 self._uv.pause_reading()
 
     def abortConnection(self) -> None:
-        """Close at once by a reset; unsent output is lost."""
+        """Reset the connection at once; unsent output is lost."""
         if self.connected and not self._aborting:
             self._raw_handle().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._abort()
@@ -363,14 +363,14 @@ class UvTransport(OutputMixin):
         raise NotImplementedError
 
     def connectionLost(self, reason: Failure) -> None:
-        """Handle the end of the reactor."""
+        """Handle the stop of the reactor."""
         transport = self._uv
         self._failure = reason
         self.connection_lost(None)
         transport.abort()
 
     def fileno(self) -> int:
-        """Return the descriptor, or -1 once the connection has ended."""
+        """Return the descriptor; -1 after the end of the connection."""
         return self._fd if self.connected else -1
 
     def getHandle(self) -> socket.socket:
@@ -399,5 +399,5 @@ class UvTransport(OutputMixin):
 
     @property
     def socket(self) -> socket.socket:
-        """The same as getHandle(), by the name that Twisted's transports have for it."""
+        """The result of getHandle(), under its name in Twisted's transports."""
         return self._raw_handle()

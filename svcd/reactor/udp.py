@@ -1,4 +1,4 @@
-"""UDP ports: uvloop receives, and the socket object sends, so that the sender of a datagram gets its error."""
+"""UDP ports: uvloop receives; the socket object sends, so that write() raises the errors of its datagram."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ __all__ = ["UDPPort", "UdpReceiver"]
 
 
 class UdpReceiver:
-    """An asyncio protocol that receives the datagrams of a socket until it is closed.
+    """Asyncio protocol that receives the datagrams of a socket until it is closed.
 
-    uvloop can't pause a datagram transport. So it gets a duplicate of the socket, which is closed to pause: datagrams
-    wait in the kernel meanwhile.
+    uvloop can't pause a datagram transport. So it gets a duplicate of the socket, which is closed for a pause;
+    datagrams wait in the kernel meanwhile.
 
     Args:
-        loop: a uvloop loop.
-        sock: the bound socket; stays the caller's.
-        prefix: the prefix of lines that are logged in its callbacks.
+        loop: the uvloop loop.
+        sock: the bound socket. The caller keeps ownership.
+        prefix: the prefix of log lines in its callbacks.
         datagram_received: called with the data and the sender's socket address.
         error_received: called with an error that the socket reported.
     """
@@ -60,23 +60,23 @@ class UdpReceiver:
         start_coroutine(loop, loop.create_datagram_endpoint(lambda: self, sock=sock.dup()))
 
     def connection_made(self, transport: DatagramTransport) -> None:
-        """Keep the transport; uvloop begins to read after this."""
+        """Store the transport; uvloop starts reading after this."""
         self._transport = transport
         if self._closed:
             transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Handle the end of the transport; uvloop closes the duplicate right after this."""
+        """Handle the close of the transport; uvloop closes the duplicate right after this."""
         self._transport = None
         self._lost = True
         if self._on_closed is not None:
             self._loop.call_soon(self._on_closed)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call a function in a later turn of the loop, when close() has closed the duplicate of the socket.
+        """Call a function in a later iteration of the loop, after close() has closed the duplicate of the socket.
 
         Args:
-            callback: called once; replaces that of an earlier call.
+            callback: the function, called once; it replaces that of an earlier call.
         """
         if self._lost:
             self._loop.call_soon(callback)
@@ -86,24 +86,24 @@ class UdpReceiver:
     def close(self) -> None:
         """Stop receiving, and close the duplicate of the socket."""
         self._closed = True
-        # A transport that is closed before its connection_made() reads for the rest of that turn of the loop.
+        # A transport that is closed before connection_made() still reads in that iteration of the loop.
         self.datagram_received = _discard
         if self._transport is not None:
             self._transport.abort()
 
 
 def _discard(data: bytes, sockaddr: object) -> None:
-    """Drop a datagram that arrives after the end."""
+    """Drop a datagram that arrives after the close."""
 
 
 class UDPPort(udp.Port):
-    """The port that listenUDP() and adoptDatagramPort() return.
+    """Port that listenUDP() and adoptDatagramPort() return.
 
-    Datagrams longer than maxPacketSize are not cut. Peers are tuples of host and port; a link-local host includes its
-    interface, fe80::1%eth0, so that it can be answered.
+    Datagrams longer than maxPacketSize are not truncated. Peers are tuples of host and port; a link-local host includes
+    its interface, fe80::1%eth0, so that it can be answered.
 
     Attributes:
-        datagrams: the number received.
+        datagrams: the number of received datagrams.
         bytes_in: the bytes received.
         bytes_out: the bytes sent.
     """
@@ -111,9 +111,9 @@ class UDPPort(udp.Port):
     reactor: NativeReactor  # type: ignore[assignment]
     _log = Logger()
     _receiver: UdpReceiver | None = None
-    # The receiver that was closed last: its duplicate of the socket may still be open.
+    # The last receiver that was closed; its duplicate of the socket may still be open.
     _retired: UdpReceiver | None = None
-    # The sender of the last datagram, as the application has it and as the system has it.
+    # The sender of the last datagram, in the forms of the application and of the system.
     _peer: Any = None
     _sockaddr: Any = None
 
@@ -122,7 +122,7 @@ class UDPPort(udp.Port):
         self.datagrams = self.bytes_in = self.bytes_out = 0
 
     def startReading(self) -> None:
-        """Begin to receive."""
+        """Start receiving."""
         if self._receiver is None:
             received = self._received if self.addressFamily == socket.AF_INET else self._received_by_6
             self.reactor.natives[self] = None
@@ -137,7 +137,7 @@ class UDPPort(udp.Port):
             self._retired = receiver
 
     def _loseConnection(self) -> None:
-        """End the port when no duplicate of its socket is open: after the end, the port can be bound again."""
+        """Close the port when no duplicate of its socket is open, so that the address can be bound after the close."""
         self.stopReading()
         if self.connected and self._retired is not None:
             self._retired.when_closed(self.connectionLost)
@@ -145,24 +145,24 @@ class UDPPort(udp.Port):
             self.reactor.loop.call_soon(self.connectionLost)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        """Handle the end of the port, or of the reactor."""
+        """Handle the close of the port, or the stop of the reactor."""
         self.stopReading()
         super().connectionLost(reason)  # type: ignore[no-untyped-call]
 
     @property
     def reading(self) -> bool:
-        """Whether datagrams are wanted."""
+        """Whether the port receives datagrams."""
         return self._receiver is not None
 
     @property
     def writing(self) -> bool:
-        """Whether output waits to be sent: never, since a datagram that the kernel does not take is lost."""
+        """Whether there is unsent output: always False, since a datagram that the kernel does not take is lost."""
         return False
 
     pause = stopReading
 
     def resume(self) -> None:
-        """Receive again, if the port listens."""
+        """Resume receiving, if the port listens."""
         if self.connected:
             self.startReading()
 
@@ -200,7 +200,7 @@ class UDPPort(udp.Port):
 
         Args:
             datagram: the data.
-            addr: host, an address and no name, and port; None on a connected port.
+            addr: the host as an address, and the port; None on a connected port.
 
         Raises:
             MessageLengthError: the data is longer than a datagram can be.
@@ -208,7 +208,7 @@ class UDPPort(udp.Port):
         """
         try:
             if addr is self._peer and addr is not None:
-                # An answer to the last datagram: its address is known to be valid.
+                # For an answer to the last datagram, the address is known to be valid.
                 self.bytes_out += self.socket.sendto(datagram, self._sockaddr)
             else:
                 self.bytes_out += super().write(datagram, addr) or 0

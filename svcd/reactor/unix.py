@@ -1,4 +1,4 @@
-"""UNIX socket transports: they count bytes, which the kernel does not, and send descriptors (SCM_RIGHTS)."""
+"""UNIX socket transports: they count bytes, since the kernel does not, and send descriptors (SCM_RIGHTS)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 __all__ = ["UNIXTransport"]
 
-#: A push producer is paused while more descriptors than this wait to be sent.
+#: The number of unsent descriptors above which a push producer is paused.
 _MAX_WAITING_FDS = 64
 
 
 @implementer(IUNIXTransport, ITCPTransport, ITLSTransport)
 class UNIXTransport(StartTLS):
-    """The transport of a UNIX socket connection.
+    """Transport of a UNIX socket connection.
 
     A protocol that receives descriptors (IFileDescriptorReceiver) gets Twisted's own transport instead, since libuv
-    reads no ancillary data.
+    does not read ancillary data.
 
     Attributes:
         bytes_in: the bytes received from the client.
@@ -42,14 +42,14 @@ class UNIXTransport(StartTLS):
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - UvTransport's
         super().__init__(*arguments)
         self.bytes_in = self.bytes_out = 0
-        # Descriptors to send, each with one byte of the output, and the output that waits for them.
+        # Descriptors to send, each with a byte of the output, and the output that waits for them.
         self._fds: list[int] = []
         self._unsent = b""
         self._writable: socket.socket | None = None
 
     @property
     def data_received(self) -> Callable[[bytes], None]:
-        """The function that takes input, after it is counted; see UvTransport."""
+        """The function that counts input and passes it to the protocol; see UvTransport."""
         self._received = super().data_received
         return self._count
 
@@ -71,9 +71,9 @@ class UNIXTransport(StartTLS):
         self._uv.write(data)
         self.bytes_out += len(data)
 
-    def _begin(self) -> None:
+    def _connect_protocol(self) -> None:
         if IFileDescriptorReceiver.providedBy(self._protocol):
-            # Twisted's own transport, on a duplicate of the descriptor.
+            # Twisted's own transport uses a duplicate of the descriptor.
             sock = self._raw_handle().dup()
             sock.setblocking(False)
             self._refuse()
@@ -81,7 +81,7 @@ class UNIXTransport(StartTLS):
             transport = Server(sock, protocol, self.hostname, self.server, self.sessionno, self.reactor)
             self._call(lambda: protocol.makeConnection(transport))
         else:
-            super()._begin()
+            super()._connect_protocol()
 
     def _forget(self) -> None:
         self._stop_waiting()
@@ -90,30 +90,30 @@ class UNIXTransport(StartTLS):
 
     @property
     def hostname(self) -> Any:  # noqa: ANN401 - a path, or None
-        """The path of the client's socket; most have none."""
+        """The path of the client's socket; most clients have none."""
         return self._peer.name
 
     @property
     def client(self) -> tuple[Any, ...]:
-        """The client's socket address, as Twisted's transports have it."""
+        """The client's socket address, as for Twisted's transports."""
         return self._peer.name, None
 
-    def getHost(self) -> Any:  # noqa: ANN401 - a UNIXAddress, which ITCPTransport does not foresee
+    def getHost(self) -> Any:  # noqa: ANN401 - a UNIXAddress, which ITCPTransport does not allow
         """Return the address of the listening socket."""
         return UNIXAddress(self._raw_handle().getsockname())
 
     def getTcpNoDelay(self) -> bool:
-        """Return False: the option is TCP's, and protocols read it on any transport."""
+        """Return False: only TCP has the option, but protocols read it on any transport."""
         return False
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Do nothing: the option is TCP's, and protocols set it on any transport."""
+        """Do nothing: only TCP has the option, but protocols set it on any transport."""
 
     def sendFileDescriptor(self, fileno: int) -> None:
-        """Send a copy of a descriptor, with the next byte that is written.
+        """Send a copy of a descriptor with the next byte that is written.
 
         Args:
-            fileno: the descriptor; stays the caller's, and must be open until then.
+            fileno: the descriptor. The caller keeps ownership, and it must stay open until it is sent.
         """
         if not self.connected or self._eof_sent:
             return
@@ -124,7 +124,7 @@ class UNIXTransport(StartTLS):
             self._call(self.producer.pauseProducing)
 
     def loseConnection(self, _reason: object = None) -> None:
-        """Close when everything is written; a descriptor without a byte to go with is lost."""
+        """Close the connection when all data is written; a descriptor without a byte of output is lost."""
         if not self._fds or self.disconnecting or not self.connected:
             super().loseConnection()
         elif self._unsent:
@@ -136,7 +136,7 @@ class UNIXTransport(StartTLS):
 
     @property
     def writing(self) -> bool:
-        """Whether output waits to be sent."""
+        """Whether there is unsent output."""
         return bool(self._unsent) or super().writing
 
     def _send_eof(self) -> None:
@@ -182,7 +182,7 @@ class UNIXTransport(StartTLS):
             self.resume_writing()
 
     def _wait(self) -> None:
-        """Go on when the kernel takes more. A duplicate is watched: uvloop watches no descriptor of its transports."""
+        """Continue when the kernel takes more. A duplicate is watched, since uvloop owns the original descriptor."""
         if self._writable is None:
             self._writable = self._raw_handle().dup()
             self.reactor.loop.add_writer(self._writable, self._send_fds)

@@ -1,1 +1,1 @@
-"""Listening sockets: bind, activation, the descriptor store, ports. This package knows no connections."""
+"""Listening sockets: bind, activation, the descriptor store, ports. The package does not handle connections."""

@@ -1,8 +1,8 @@
-"""Acceptance of connections at a socket whose file status flags other processes may change.
+"""Helper process for accept(2) on a socket whose file status flags other processes may change.
 
 A program that has a listening socket, or had it, may make it blocking at any time (O_NONBLOCK belongs to the open file
-description, fcntl(2)), and accept(2) has no flag against that. So a helper process calls it, which may block; SIGALRM
-ends it then.
+description, fcntl(2)), and accept(2) has no flag to prevent that. So a helper process calls accept(2); SIGALRM
+terminates it if the call blocks.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = ["AcceptHelper"]
 
-#: How long accept(2) may take in the helper, in seconds; then it is taken for blocked.
+#: The time limit of accept(2) in the helper, in seconds; after that it counts as blocked.
 _ACCEPT_SECONDS = 2
-#: How long an unused helper process is kept, in seconds.
+#: The time that an unused helper process is kept, in seconds.
 _IDLE_SECONDS = 5.0
-#: Run by a bare interpreter: for each byte it accepts a connection and sends a byte, with the descriptor if it has it.
+#: Code of the helper: for each received byte it accepts a connection and sends a byte, with the descriptor if there is
+#: a connection.
 _CODE = f"""
 import signal, socket
 listener, pair = socket.socket(fileno=0), socket.socket(fileno=1)
@@ -53,16 +54,16 @@ while pair.recv(1):
 
 @implementer(IReadDescriptor)
 class AcceptHelper:
-    """Process that accepts connections of a listening socket, each on request.
+    """Process that accepts connections of a listening socket on request.
 
     Args:
-        reactor: watches the socket to the process, and schedules its end.
+        reactor: watches the socket to the process, and schedules the end of the process.
         listener: the listening socket.
-        done: called after each accept() with the descriptor of a connection, of which it takes ownership, or with -1
-            if there was none.
+        done: called after each accept() with the descriptor of a connection, which it takes ownership of, or with -1 if
+            there was no connection.
 
     Attributes:
-        waiting: whether an accept() has not called `done` yet.
+        waiting: whether an accept() is in progress.
     """
 
     def __init__(self, reactor: FdReactor, listener: socket.socket, done: Callable[[int], None]) -> None:
@@ -75,7 +76,7 @@ class AcceptHelper:
         self.waiting = False
 
     def accept(self) -> None:
-        """Accept a connection; `done` is called later.
+        """Request a connection; `done` is called later.
 
         Raises:
             OSError: no process can be started.
@@ -86,11 +87,11 @@ class AcceptHelper:
             self._idle.cancel()
             self._idle = None
         self.waiting = True
-        assert self._pair is not None  # noqa: S101 - it was started
+        assert self._pair is not None  # noqa: S101 - the process was started
         self._pair.send(b"?")
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own_end, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
@@ -98,18 +99,18 @@ class AcceptHelper:
                 {},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, self._listener.fileno(), 0),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, helper_end.fileno(), 1),
                 ],
                 setsigdef=[signal.SIGALRM],
                 setsigmask=[],
             )
         except BaseException:
-            ours.close()
+            own_end.close()
             raise
         finally:
-            theirs.close()
-        ours.setblocking(False)
-        self._pair = ours
+            helper_end.close()
+        own_end.setblocking(False)
+        self._pair = own_end
         self._reactor.addReader(self)
         PidfdChild(self._reactor, self._pid, partial(self._reaped, self._pid))
 
@@ -125,19 +126,19 @@ class AcceptHelper:
         if answer:
             self._idle = self._reactor.callLater(_IDLE_SECONDS, self.close)
         else:
-            self._leave()
+            self._disconnect()
         self.waiting = False
         self._done(FD_STRUCT.unpack(rights[0][2])[0] if rights else -1)
 
     def close(self) -> None:
-        """Kill the process; `done` is not called any more."""
+        """Kill the process; `done` is not called after this."""
         if self._pid:
-            # The process is not reaped yet, so the number is still its own.
+            # The process is not reaped yet, so its pid is not reused.
             os.kill(self._pid, signal.SIGKILL)
-        self._leave()
+        self._disconnect()
         self.waiting = False
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         self._idle = None
@@ -147,12 +148,12 @@ class AcceptHelper:
             self._pair = None
 
     def _reaped(self, pid: int, _status: int) -> None:
-        """Forget the number of an ended process, which another process may get."""
+        """Clear the pid of a reaped process, which another process may get."""
         if pid == self._pid:
             self._pid = 0
 
     def connectionLost(self, reason: Failure) -> None:  # noqa: ARG002 - Twisted's signature
-        """Handle the end of the reactor."""
+        """Handle the stop of the reactor."""
         self.close()
 
     def fileno(self) -> int:

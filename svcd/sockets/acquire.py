@@ -1,4 +1,4 @@
-"""The sockets of endpoints: inherited, held, or newly opened; and the descriptor store that keeps them."""
+"""Sockets of endpoints: inherited, held, or newly opened; and the descriptor store that keeps them."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ _ANY = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - compared with, not bound to
 
 
 class SocketPool:
-    """Inherited sockets that no endpoint uses yet.
+    """Pool of inherited sockets that no endpoint uses yet.
 
-    A socket matches an endpoint if it has the endpoint's address, or if its socket unit names it by the service
-    (`echo/tcp`, or `echo`): then the unit chooses the address.
+    A socket matches an endpoint if it has the endpoint's address, or if its name in the socket unit is that of the
+    service (`echo/tcp`, or `echo`): then the unit determines the address.
 
     Args:
         inherited: the sockets.
 
     Attributes:
-        activated: whether a socket unit gave any; then the lack of others is logged.
+        activated: whether a socket unit has passed sockets; the lack of other sockets is logged then.
     """
 
     def __init__(self, inherited: Iterable[InheritedSocket] = ()) -> None:
         sockets = list(inherited)
-        # As keys: there may be thousands, and each is removed by itself.
+        # Keys of a dict, since there may be thousands, and they are removed one by one.
         self._unused = {each: None for each in sockets if not each.reason}
         self._unusable = [each for each in sockets if each.reason]
         self._by_name: dict[str, list[InheritedSocket]] = {}
-        self._by_place: dict[object, list[InheritedSocket]] = {}
+        self._by_address: dict[object, list[InheritedSocket]] = {}
         for each in self._unused:
             self._by_name.setdefault(base_name(each.name), []).append(each)
-            self._by_place.setdefault(_place(each), []).append(each)
+            self._by_address.setdefault(_port_or_path(each), []).append(each)
         self.activated = any(each.borrowed for each in self._unused)
-        # IPv6 sockets that serve IPv4 clients as well, by the service.
+        # IPv6 sockets that serve IPv4 clients, too, by the id of the service.
         self._dual_stack: dict[str, InheritedSocket] = {}
 
     def __bool__(self) -> bool:
-        """Return whether there is any socket, usable or not."""
+        """Return whether there is a socket, usable or not."""
         return bool(self._unused or self._unusable)
 
     def take(self, endpoint: Endpoint) -> ListeningSocket | None:
@@ -69,7 +69,7 @@ class SocketPool:
         service = endpoint.service
         criteria: tuple[tuple[Callable[[InheritedSocket, Endpoint], bool], list[InheritedSocket]], ...] = (
             (_stored_for, self._by_name.get(base_name(fd_name(endpoint)), [])),
-            (_has_address, self._by_place.get(service.port if endpoint.version else service.path, [])),
+            (_has_address, self._by_address.get(service.port if endpoint.version else service.path, [])),
             (_named_for, [each for name in (service.id, service.name) for each in self._by_name.get(name, ())]),
         )
         for fits, candidates in criteria:
@@ -79,14 +79,14 @@ class SocketPool:
                     if each.borrowed and endpoint.version and _is_dual_stack(each.socket):
                         self._dual_stack[endpoint.service.id] = each
                     return adopt_socket(endpoint, each.socket, "" if each.borrowed else each.name)
-        # By default systemd makes a single socket for IPv4 and IPv6, where svcd has two: both endpoints use it.
+        # By default systemd makes a single socket for IPv4 and IPv6, where svcd has two; both endpoints use it.
         dual_stack = self._dual_stack.get(endpoint.service.id)
         if dual_stack is None or dual_stack.socket is None or endpoint.host not in _ANY.values():
             return None
         return adopt_socket(endpoint, dual_stack.socket.dup())
 
     def take_control(self, path: str) -> socket.socket | None:
-        """Remove and return the control socket at a path, if the old daemon had it."""
+        """Remove and return the old daemon's control socket with a path; None if there is none."""
         for each in self._unused:
             if each.controls and each.socket is not None and each.socket.getsockname() == path and each.has_file(path):
                 del self._unused[each]
@@ -103,25 +103,25 @@ class SocketPool:
         """Remove and return the sockets that no endpoint uses, and the unusable ones."""
         for each in self._unused:
             each.reason = "no service of the services file uses it"
-        left, self._unused, self._unusable = [*self._unusable, *self._unused], {}, []
-        return left
+        remaining, self._unused, self._unusable = [*self._unusable, *self._unused], {}, []
+        return remaining
 
 
-def _place(found: InheritedSocket) -> object:
+def _port_or_path(found: InheritedSocket) -> object:
     """Return the port or the path of a socket."""
     name = found.socket.getsockname() if found.socket is not None else ""
     return name[1] if isinstance(name, tuple) else unix_path(name)
 
 
 def _is_dual_stack(found: socket.socket) -> bool:
-    """Return whether this is an IPv6 socket that serves IPv4 clients as well."""
+    """Return whether a socket is an IPv6 socket that serves IPv4 clients, too."""
     return found.family == socket.AF_INET6 and not found.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def _suits(found: InheritedSocket, endpoint: Endpoint) -> bool:
-    """Return whether a socket has the type and the family of an endpoint, and serves the IP versions that it should.
+    """Return whether a socket has the type, the family and the IP versions of an endpoint.
 
-    A socket that programs share is for a wait=yes service only.
+    A socket that programs share fits a wait=yes service only.
     """
     sock, service = found.socket, endpoint.service
     stream = service.net.shape is SocketType.STREAM
@@ -140,17 +140,17 @@ def _suits(found: InheritedSocket, endpoint: Endpoint) -> bool:
 
 
 def _can_have_options(sock: socket.socket, options: ServiceOptions) -> bool:
-    """Return whether a socket that svcd opened can have the options of a service; a unit has its own options."""
+    """Return whether a socket that svcd opened can have the options of a service; a unit's socket keeps its options."""
     if sock.type == socket.SOCK_STREAM and is_mptcp(sock) is not options.mptcp:
         return False
     sized = has_sized_buffers(sock)
-    # The size of a buffer can be changed, but once it is set the kernel does not adapt it any more.
+    # The size of a buffer can be changed, but after it was set the kernel does not adapt it any more.
     return sized is None or not ((sized[0] and options.sndbuf is None) or (sized[1] and options.rcvbuf is None))
 
 
 def _stored_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
-    """Return whether a stored socket is that of an endpoint with port 0, which its name alone identifies."""
-    assert found.socket is not None  # noqa: S101 - the pool has no others
+    """Return whether a stored socket is that of an endpoint with port 0, which only its name identifies."""
+    assert found.socket is not None  # noqa: S101 - the pool has no other items
     if not endpoint.version or endpoint.service.port or base_name(found.name) != base_name(fd_name(endpoint)):
         return False
     return bool(found.socket.getsockname()[0] == socket_address(endpoint)[0])
@@ -162,11 +162,11 @@ def _has_address(found: InheritedSocket, endpoint: Endpoint) -> bool:
     if not endpoint.version:
         path = endpoint.service.path
         return unix_path(name) == path and found.has_file(path)
-    wanted = socket_address(endpoint)
+    address = socket_address(endpoint)
     if _is_dual_stack(found.socket) and endpoint.version == 4:
-        return bool(name[1] == wanted[1])
+        return bool(name[1] == address[1])
     # Host, port, and the interface of a link-local address; the flow label of IPv6 does not matter.
-    return bool(name[:2] == wanted[:2] and name[3:] == wanted[3:])
+    return bool(name[:2] == address[:2] and name[3:] == address[3:])
 
 
 def _named_for(found: InheritedSocket, endpoint: Endpoint) -> bool:
@@ -177,15 +177,15 @@ _log = Logger()
 
 
 class FdStore:
-    """The service manager's descriptor store: the next daemon inherits the sockets in it.
+    """Descriptor store of the service manager: the next daemon inherits the sockets in it.
 
-    So clients that connect while svcd is restarted wait in the kernel's queue, and none is refused.
+    So clients that connect during a restart of svcd wait in the kernel's queue, and none is refused.
 
     Args:
         manager: the service manager.
 
     Attributes:
-        shared: whether another daemon has the same sockets open, as during an upgrade: their files stay.
+        shared: whether another daemon has the same sockets open, as during an upgrade; their files are kept then.
     """
 
     def __init__(self, manager: ServiceManager) -> None:
@@ -195,16 +195,16 @@ class FdStore:
         self._held: dict[Hashable, ListeningSocket] = {}
 
     def hold(self, opened: ListeningSocket) -> None:
-        """Hold an inherited socket of a broken service: clients wait in its queue until the service recovers."""
+        """Hold an inherited socket of a broken service; clients wait in its queue until the service recovers."""
         self._held[socket_key(opened.endpoint)] = opened
 
     def hold_all(self, socket_pool: SocketPool, desired: DesiredServices) -> None:
         """Hold the sockets of faulty services from a pool, unless another service uses them."""
-        wanted = {socket_key(endpoint) for endpoint in desired.endpoints}
+        used = {socket_key(endpoint) for endpoint in desired.endpoints}
         for endpoint in (endpoint for each in desired.faulty for endpoint in each.endpoints):
-            if socket_key(endpoint) in wanted:
+            if socket_key(endpoint) in used:
                 continue
-            # A socket that can't have its options stays unused, as without its service.
+            # A socket that can't have the options of its service is not held.
             with contextlib.suppress(ListenError):
                 opened = socket_pool.take(endpoint)
                 if opened is not None:
@@ -228,17 +228,17 @@ class FdStore:
 
     def release_held(self, endpoints: Iterable[Endpoint] = ()) -> None:
         """Close the held sockets, except those of some endpoints."""
-        wanted = {socket_key(endpoint) for endpoint in endpoints}
-        for key in self._held.keys() - wanted:
+        kept = {socket_key(endpoint) for endpoint in endpoints}
+        for key in self._held.keys() - kept:
             self.close_on_exit(self._held.pop(key))
 
     def store(self, opened: ListeningSocket) -> None:
-        """Put a socket into the store, unless it is borrowed: then its socket unit keeps it."""
+        """Put a socket into the store, unless it is borrowed; its socket unit keeps it then."""
         if not self._manager.present or opened.borrowed:
             return
         name = fd_name(opened.endpoint)
         if opened.stored and is_wait_name(opened.stored) != is_wait_name(name):
-            # Its service had another value of wait=, which the name contains.
+            # The name contains the value of wait=, which has changed.
             self._manager.remove_fd(opened.stored)
             opened.stored = ""
         if not opened.stored and self._manager.store_fd(name, opened.socket):
@@ -251,24 +251,24 @@ class FdStore:
         opened.close()
 
     def close_on_exit(self, opened: ListeningSocket) -> None:
-        """Close the daemon's descriptor of a socket, at its end; a stored socket stays open and keeps its file."""
+        """Close the daemon's descriptor of a socket when the daemon stops; a stored socket stays open with its file."""
         opened.close(for_good=not (self.shared or (opened.stored and self._manager.present)))
 
     def close_unused(self, socket_pool: SocketPool) -> list[socket.socket]:
         """Close the unused sockets of a pool, so that their addresses can be bound with other options.
 
         Returns:
-            The sockets that stay open for now, since another daemon has them as well.
+            The sockets that stay open for now, since another daemon has them, too.
         """
         self._remaining += socket_pool.take_unused()
         if self.shared:
-            # A program that shares a socket goes on with it: its address is in use until then.
+            # A program that shares a socket continues to use it, so its address stays in use.
             return [each.socket for each in self._remaining if each.socket is not None and not each.waits]
         self._close_remaining()
         return []
 
     def stop_sharing(self) -> None:
-        """Close the unused sockets, since no other daemon has them open any more."""
+        """Close the unused sockets: no other daemon has them open any more."""
         self.shared = False
         self._close_remaining()
 
@@ -297,28 +297,28 @@ def acquire_sockets(
     """Return the sockets of endpoints: inherited, or newly opened.
 
     Args:
-        endpoints: where the services listen.
+        endpoints: the endpoints of the services.
         socket_pool: the inherited sockets; it is empty afterwards.
-        store: unused sockets are removed from it.
-        leaving: bound sockets of this process that will be closed, and must not conflict with new ones.
+        store: the store; unused sockets are removed from it.
+        leaving: bound sockets of this process that will be closed, and must not conflict with new sockets.
         name_owners: whether errors name the process that uses an address; the search takes a while.
 
     Returns:
-        The sockets, and an error for each endpoint that has none.
+        The sockets, and an error for each endpoint without a socket.
     """
     socket_pool = socket_pool or SocketPool()
     store = store or FdStore(ServiceManager())
-    wanted: list[tuple[Endpoint, ListeningSocket | None]] = []
+    taken: list[tuple[Endpoint, ListeningSocket | None]] = []
     errors: list[ListenError] = []
     activated = socket_pool.activated
     for endpoint in endpoints:
         try:
-            wanted.append((endpoint, socket_pool.take(endpoint)))
+            taken.append((endpoint, socket_pool.take(endpoint)))
         except ListenError as error:
             errors.append(error)
     leaving = [*leaving, *store.close_unused(socket_pool)]
     opened: list[ListeningSocket] = []
-    for endpoint, found in wanted:
+    for endpoint, found in taken:
         try:
             opened.append(found or open_socket(endpoint, leaving))
         except ListenError as error:

@@ -1,8 +1,8 @@
 """Inherited sockets (sd_listen_fds(3)): from socket activation, the descriptor store, or a parent process.
 
-They come as descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the environment. Sockets that a
-svcd daemon opened have names of a form of their own (`fd_name`). Any other name is from FileDescriptorName= of a socket
-unit: the socket is borrowed, and stays its unit's.
+They are the descriptors from 3 on, with LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES in the environment. Sockets that a
+svcd daemon opened have names of a special form (`fd_name`). Any other name is from FileDescriptorName= of a socket
+unit: the socket is borrowed, and belongs to its unit.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ __all__ = [
     "listen_fds",
 ]  # fmt: skip
 
-#: The environment variables of the protocol; they are for the started process, and not for its children.
+#: The environment variables of the protocol; they are for the started process, not for its children.
 LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 #: sd_listen_fds(3), SD_LISTEN_FDS_START.
 _FIRST = 3
-#: The prefix of names that svcd makes.
+#: The prefix of names of sockets that svcd opened.
 _MARK = "svcd/"
 #: The suffix of names of sockets that programs of a wait=yes service share. quote() escapes a plus sign before it.
 _SHARED = "+wait"
-#: The end of the control socket's name; no endpoint has such a name.
+#: The last part of the control socket's name; no endpoint has such a name.
 _CONTROL = "control"
 #: sd_pid_notify_with_fds(3): a name has at most 255 ASCII characters, no control character and no colon.
 _MAX_NAME_LENGTH = 255
@@ -52,12 +52,12 @@ _MAX_NAME_LENGTH = 255
 
 @dataclass(eq=False, slots=True)
 class InheritedSocket:
-    """A descriptor that the daemon was started with.
+    """Descriptor that the daemon was started with.
 
     Attributes:
-        name: as in LISTEN_FDNAMES.
+        name: the name in LISTEN_FDNAMES.
         socket: the socket; None for a descriptor that is no socket, which is closed already.
-        reason: why the socket is unusable, if it is.
+        reason: why the socket is unusable; empty if it is usable.
     """
 
     name: str
@@ -71,7 +71,7 @@ class InheritedSocket:
 
     @property
     def waits(self) -> bool:
-        """Whether it belonged to a wait=yes service: a program may have it open, and may change its status flags."""
+        """Whether it belonged to a wait=yes service; a program may have it open and change its file status flags."""
         return not self.borrowed and is_wait_name(self.name)
 
     @property
@@ -102,7 +102,7 @@ class InheritedSocket:
         return not self.borrowed and self.name.endswith(f"/{_CONTROL}")
 
     def has_file(self, path: str) -> bool:
-        """Return whether clients reach a UNIX socket at a path; for a borrowed socket, whether the path has a file."""
+        """Return whether a UNIX socket can be reached by a path; for a borrowed socket, whether the path exists."""
         if path.startswith("@"):
             # An abstract name exists as long as its socket.
             return True
@@ -126,12 +126,12 @@ def _identity_of(file: tuple[int, int]) -> str:
 def fd_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
     """Return the name of an endpoint's socket for the descriptor store.
 
-    It contains the file of a UNIX socket, since the path may have got another file meanwhile, and the service, which
-    port 0 does not identify.
+    It contains the device and inode of a UNIX socket's file, since another file may replace it, and the id of the
+    service, since port 0 does not identify it.
 
     Args:
-        endpoint: of the socket.
-        file: device and inode of a UNIX socket's file, if known; else those of the file at its path are used.
+        endpoint: the endpoint of the socket.
+        file: the device and inode of a UNIX socket's file; None for those of the file at its path.
     """
     identity = _identity_of(file) if file is not None else "-" if endpoint.version else _identity(endpoint.service.path)
     return _svcd_name(identity, f"{endpoint.service.id}@{endpoint.address}") + _ending(endpoint)
@@ -140,7 +140,7 @@ def fd_name(endpoint: Endpoint, file: tuple[int, int] | None = None) -> str:
 def handover_name(endpoint: Endpoint, file: tuple[int, int] | None) -> str:
     """Return the name of an endpoint's socket for the new daemon of an upgrade.
 
-    A socket that its address identifies needs no other name: the names of thousands must fit into a variable.
+    A socket that its address identifies has a short name: the names of thousands of sockets must fit into a variable.
     """
     if endpoint.version and endpoint.service.port:
         return f"{_MARK}-/{_ending(endpoint)}"
@@ -177,12 +177,12 @@ def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | 
     """Return the sockets that the process was started with.
 
     Args:
-        environment: of the process.
-        pid: of the process: descriptors for another process are left alone.
-        names: of the descriptors, where they were sent otherwise than in the environment.
+        environment: the environment of the process.
+        pid: the pid of the process; descriptors for another process are ignored.
+        names: the names of the descriptors, if they were not passed in the environment.
 
     Raises:
-        ActivationError: the descriptors are not there, or are connections.
+        ActivationError: descriptors are missing, or are connections.
     """
     count = environment.get("LISTEN_FDS", "")
     if not count or environment.get("LISTEN_PID") != str(pid):
@@ -191,7 +191,7 @@ def listen_fds(environment: Mapping[str, str], pid: int, names: Sequence[str] | 
         raise ActivationError(f"LISTEN_FDS={count} is not a number of descriptors")
     variable = environment.get("LISTEN_FDNAMES", "")
     listed = list(names) if names is not None else variable.split(":") if variable else []
-    # The name that sd_listen_fds_with_names(3) gives to descriptors without a name.
+    # sd_listen_fds_with_names(3) gives this name to descriptors without a name.
     listed += ["unknown"] * (int(count) - len(listed))
     return [_inherited(_FIRST + number, name) for number, name in enumerate(listed[: int(count)])]
 
@@ -219,7 +219,7 @@ def _inherited(fd: int, name: str) -> InheritedSocket:
 
 
 def _reject_connection(found: InheritedSocket) -> None:
-    assert found.socket is not None  # noqa: S101 - the caller has made it of a socket
+    assert found.socket is not None  # noqa: S101 - the caller has passed a socket
     try:
         found.socket.getpeername()
     except OSError:

@@ -1,7 +1,7 @@
-"""A check whether the addresses of services can be listened on: addresses that are absent, and addresses in use.
+"""Check of the addresses of services: whether they are absent or in use.
 
-A socket is bound for a moment, and does not listen. For low ports, which an ordinary user can't bind, /proc shows
-whether they are in use.
+A socket is bound briefly, and does not listen. For low ports, which an ordinary user can't bind, /proc shows whether
+they are in use.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def address_faults(
     """Yield a fault for each address that the machine does not have, or that another program uses.
 
     Args:
-        endpoints: where the services listen.
-        served: addresses that the running daemon listens on, which are no faults.
-        owners: processes that have sockets open, by inode, if they were searched before root privileges were dropped.
-        doubt: why the addresses of the running daemon are unknown, or empty. With a reason, an address in use is a
-            warning.
+        endpoints: the endpoints of the services.
+        served: the addresses that the running daemon listens on, which are no faults.
+        owners: the processes that have sockets open, by inode; empty unless they were searched with root privileges.
+        doubt: why the addresses of the running daemon are unknown; empty if they are known. With a reason, an address
+            in use is a warning.
     """
     for endpoint in endpoints:
         service = endpoint.service
@@ -60,15 +60,15 @@ def address_faults(
 
 
 def _is_served(endpoint: Endpoint, taken: Iterable[BoundSocket], served: Collection[str]) -> bool:
-    """Return whether the running daemon listens on each conflicting socket; if /proc shows none, on the address."""
-    # The kernel's tables have link-local addresses without the interface.
+    """Return whether the running daemon listens on all conflicting sockets, or on the address if /proc shows none."""
+    # The kernel's tables have link-local addresses without their interface.
     known = {_SCOPE.sub("", each) for each in served}
     texts = [address_text(each.host, each.port) if each.host else endpoint.address for each in taken]
     return {_SCOPE.sub("", each) for each in texts or [endpoint.address]} <= known
 
 
 def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
-    """Return the sockets that conflict with an address, as far as they are known; None if there is no conflict."""
+    """Return the known sockets that conflict with an address; None if there is no conflict."""
     service = endpoint.service
     stream = service.net.shape is SocketType.STREAM
     if code not in (errno.EADDRINUSE, errno.EACCES):
@@ -77,18 +77,18 @@ def _taken(endpoint: Endpoint, code: int) -> list[BoundSocket] | None:
     found = bound_sockets(kind, endpoint.host, service.port, "" if endpoint.version else service.path)
     if code == errno.EADDRINUSE:
         return found
-    # An IPv6 wildcard need not include IPv4, and sockets with SO_REUSEPORT can share a port.
+    # An IPv6 wildcard may exclude IPv4, and sockets with SO_REUSEPORT can share a port.
     found = [each for each in found if (":" in each.host) == (":" in endpoint.host)]
     return found if found and not service.options.reuse_port else None
 
 
 def _bind(endpoint: Endpoint) -> int:
-    """Try to bind a socket to an address; return the errno, 0 for success and for files, which are not tried."""
+    """Try to bind a socket to an address; return the errno, 0 for success. UNIX sockets with a file are not bound."""
     service = endpoint.service
     options, stream = service.options, service.net.shape is SocketType.STREAM
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
     if not endpoint.version and not service.abstract:
-        # It would create the file: a file that is there may be in use.
+        # bind(2) would create the file, so an existing file is looked up in /proc.
         return errno.EADDRINUSE if bound_sockets(kind, "", 0, service.path) and os.path.exists(service.path) else 0  # noqa: PTH110 - Path.exists raises
     family = {0: socket.AF_UNIX, 4: socket.AF_INET, 6: socket.AF_INET6}[endpoint.version]
     try:
@@ -105,7 +105,7 @@ def _bind(endpoint: Endpoint) -> int:
             if options.reuse_port:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             host, port, *rest = socket_address(endpoint)
-            # A datagram socket that shared the port would receive datagrams of the service.
+            # A datagram socket that shares the port would receive datagrams of the service.
             probe.bind((host, 0 if options.reuse_port and not stream else port, *rest))
     except OSError as error:
         return error.errno or 0

@@ -1,4 +1,4 @@
-"""The port of a datagram service: it reads questions, asks the access rules, and sends answers of a bounded length."""
+"""Port of a datagram service: it reads datagrams, applies the access rules, and sends answers of a bounded length."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DatagramPort", "datagram_port"]
 
-#: The port of senders at a UNIX socket, which have none.
+#: The port number of senders to a UNIX socket, which have no port.
 _NO_PORT = 65_535
-#: The room for the control messages of a datagram, in bytes.
+#: The size of the buffer for the control messages of a datagram, in bytes.
 _CONTROL = 256
-# recv(2). As a number: an operation on the enumeration takes longer than the system call.
+# A flag of recv(2), as an int: operations on the enumeration take longer than the system call.
 _NOW = int(socket.MSG_DONTWAIT)
-#: How many senders' socket addresses are cached, decoded; then the cache is emptied. About 300 bytes each.
+#: The maximum number of cached sender addresses, decoded, with about 300 bytes each; a full cache is cleared.
 _MAX_PEERS = 4096
-#: ip(7), ipv6(7): family, port, flow, address and scope; port and flow are in the order of the network.
+#: struct sockaddr_in6 (ipv6(7)): family, port, flow, address and scope; port and flow are in network byte order.
 _SOCKADDR_IN6 = struct.Struct("=HHI16sI")
 
 
@@ -47,32 +47,32 @@ def datagram_port(
     refused: Callable[[Refusal, str, int], None],
     ready: Callable[[], bool] = lambda: True,
 ) -> DatagramPort:
-    """Return a port for a datagram socket: one that works in batches, where that is possible. See DatagramPort."""
+    """Return a port for a datagram socket; it reads in batches if that is possible. See DatagramPort."""
     batched = sock.family != socket.AF_UNIX and available()
     return (BatchedDatagramPort if batched else DatagramPort)(reactor, sock, protocol, datagram_filter, refused, ready)
 
 
 @implementer(IListeningPort)
 class DatagramPort(BasePort):
-    """The port of a datagram socket; peers are socket addresses as the system gives them.
+    """Port of a datagram socket; peers are socket addresses in the system's form.
 
-    The source of an answer is the destination of the question, also where the socket is bound to a wildcard address
-    (RFC 1123, section 4.1.2.4, requires it for TFTP; clients drop any other answer).
+    The source address of an answer is the destination address of the question, even if the socket is bound to a
+    wildcard address (RFC 1123, section 4.1.2.4, requires it for TFTP; clients drop any other answer).
 
     Args:
         reactor: watches the socket.
         sock: the bound socket.
-        protocol: takes the datagrams, and answers them at once.
+        protocol: handles the datagrams, and answers them at once.
         datagram_filter: decides which datagrams are answered, and limits the length of an answer.
-        refused: called with each refusal, and the address and port that the datagram came from. At a UNIX socket the
-            port is -1, and the address the sender's user as in `uid:1000`, if rules count by user, or empty.
-        ready: returns whether reading may begin. While it returns False, resume() does nothing, and datagrams wait in
+        refused: called with each refusal, and the address and port of the sender. For a UNIX socket the port is -1, and
+            the address is the sender's user, such as `uid:1000`, if rules count by user, otherwise empty.
+        ready: returns whether reading may start. While it returns False, resume() does nothing, and datagrams wait in
             the kernel.
 
     Attributes:
-        clock: seconds, monotonic.
-        datagrams: the number received.
-        ignored: of these, the number that the rules refused.
+        clock: returns seconds, monotonic.
+        datagrams: the number of received datagrams.
+        ignored: the number of these that the rules refused.
         bytes_in: the bytes received.
         bytes_out: the bytes sent.
     """
@@ -93,11 +93,11 @@ class DatagramPort(BasePort):
         self._refused = refused
         self.clock: Callable[[], float] = time.monotonic
         self._inet = sock.family != socket.AF_UNIX
-        # Whether the kernel is asked for the destination address; a socket with an address of its own answers from it.
+        # Whether the kernel adds the destination address to datagrams: not for a socket bound to a specific address.
         self._pktinfo = self._inet and sock.getsockname()[0] in ("0.0.0.0", "::")  # noqa: S104 - nothing is bound here
-        # Whether the kernel is asked for the sender's user; it takes time, so only where users are counted.
+        # Whether the kernel adds the sender's user; it takes time, so only if rules count by user.
         self._passcred = not self._inet and datagram_filter.counts_sources
-        # Of the present question: the control messages and the greatest length of its answer, and its sender's user.
+        # Of the current datagram: the control messages and the maximum length of its answer, and its sender's user.
         self._control: list[tuple[int, int, bytes]] = []
         self._user = ""
         self._max_answer = 0
@@ -105,20 +105,20 @@ class DatagramPort(BasePort):
         self._before = LiveTraffic()
 
     def continue_counts(self, other: DatagramPort) -> None:
-        """Start the counters at those of the former port of the same socket."""
+        """Start the counters at the values of the former port of the same socket."""
         self.datagrams, self.ignored = other.datagrams, other.ignored
         self.bytes_in, self.bytes_out = other.bytes_in, other.bytes_out
         self._before = LiveTraffic(self.bytes_in, self.bytes_out, self.datagrams)
 
     def traffic(self) -> LiveTraffic:
-        """Return the traffic of this port, without that of former ports of the socket."""
+        """Return the traffic of this port, excluding that of former ports of the socket."""
         before = self._before
         return LiveTraffic(
             self.bytes_in - before.bytes_in, self.bytes_out - before.bytes_out, self.datagrams - before.datagrams
         )
 
     def startListening(self) -> None:
-        """Set the socket options, connect the protocol, and begin to read if the rules are ready."""
+        """Set the socket options, connect the protocol, and start reading if the rules are ready."""
         if self._pktinfo:
             self.socket.setsockopt(*pktinfo_option(self.socket.family), 1)
         if not self._inet:
@@ -127,7 +127,7 @@ class DatagramPort(BasePort):
         super().startListening()
 
     def resume(self) -> None:
-        """Read again, if the rules are ready."""
+        """Resume reading, if the rules are ready."""
         if self._ready():
             super().resume()
 
@@ -140,7 +140,7 @@ class DatagramPort(BasePort):
     def doRead(self) -> None:
         """Read the waiting datagrams, up to a batch, and answer them."""
         receive = self._receive_with_control if self._pktinfo or self._passcred else self._receive
-        # A token that is added to a bucket while a batch is read serves the next batch.
+        # All datagrams of a batch have the same time, so tokens added meanwhile count for the next batch.
         now = self.clock()
         for _ in range(BATCH):
             if not self.connected:
@@ -150,7 +150,7 @@ class DatagramPort(BasePort):
             except BlockingIOError:
                 return
             except OSError:
-                # An ICMP error for an earlier answer, which has nothing to do with the next datagram.
+                # An ICMP error belongs to an earlier answer and does not affect the next datagram.
                 continue
             self._take(data, peer, now)
 
@@ -166,14 +166,14 @@ class DatagramPort(BasePort):
         return data, peer
 
     def _take(self, data: bytes, peer: Any, now: float) -> None:  # noqa: ANN401 - a socket address
-        """Have a question answered, if the rules allow it."""
+        """Pass a datagram to the protocol, if the rules allow it."""
         self.datagrams += 1
         self.bytes_in += len(data)
         if not peer:
-            # From an unbound UNIX socket: it can't be answered.
+            # A datagram from an unbound UNIX socket can't be answered.
             return
         if len(data) > LARGEST_DATAGRAM:
-            # A datagram of a UNIX socket may be longer, and its end is lost: no answer is better than a wrong answer.
+            # A datagram of a UNIX socket may be longer than the buffer. It is truncated then, and is not answered.
             self.ignored += 1
             return
         host, port = (peer[0], peer[1]) if self._inet else (self._user, _NO_PORT)
@@ -185,11 +185,11 @@ class DatagramPort(BasePort):
         self._max_answer = self._filter.max_answer(len(data))
         try:
             self._protocol.datagramReceived(data, peer)
-        except Exception:  # noqa: BLE001 - an error of one datagram must not stop the next
+        except Exception:  # noqa: BLE001 - an error of a datagram must not stop the next
             self._log.failure("a datagram could not be served")
 
     def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Send an answer, cut to the length that the question allows; it is lost if the kernel does not take it."""
+        """Send an answer, truncated to the length that the rules allow; it is lost if the kernel does not take it."""
         if len(data) > self._max_answer:
             data = data[: self._max_answer]
         try:
@@ -199,21 +199,21 @@ class DatagramPort(BasePort):
                 else self.socket.sendto(data, _NOW, addr)
             )
         except OSError:
-            # The queue is full, or the peer has gone.
+            # The queue is full, or the peer has closed its socket.
             return
 
 
 class BatchedDatagramPort(DatagramPort):
-    """A UDP port with recvmmsg(2) and sendmmsg(2): the answers to a batch are sent when all of it is read."""
+    """UDP port with recvmmsg(2) and sendmmsg(2): the answers to a batch are sent after the whole batch was handled."""
 
     def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - DatagramPort's
         super().__init__(*arguments)
         family = self.socket.family
         self._batch = batch_for(family, pktinfo=self._pktinfo)
         self._peer_of = _ipv6_peer if family == socket.AF_INET6 else _ipv4_peer
-        # Decoded senders, by their struct sockaddr.
+        # The decoded addresses of senders, by struct sockaddr.
         self._peers: dict[bytes, Any] = {}
-        # The present question: its data, its sender and its index in the batch, -1 once it is answered.
+        # The current datagram: its data, its sender and its index in the batch, -1 after it was answered.
         self._question = b""
         self._peer: Any = None
         self._index = -1
@@ -226,7 +226,7 @@ class BatchedDatagramPort(DatagramPort):
         try:
             found = batch.receive(descriptor)
         except OSError:
-            # An ICMP error for an earlier answer; the datagrams behind it are read in the next turn.
+            # An ICMP error belongs to an earlier answer; the waiting datagrams are read in the next iteration.
             return
         decide, received, now = self._filter.refusal, self._protocol.datagramReceived, self.clock()
         self.datagrams += len(found)
@@ -257,7 +257,7 @@ class BatchedDatagramPort(DatagramPort):
         return peer
 
     def write(self, data: bytes, addr: Any = None) -> None:  # noqa: ANN401 - a socket address
-        """Add the answer to the present question to the batch, cut; send any other datagram at once."""
+        """Add an answer to the current datagram to the batch, truncated; send any other datagram at once."""
         index = self._index
         if index < 0 or addr is not self._peer:
             super().write(data, addr)
@@ -269,7 +269,7 @@ class BatchedDatagramPort(DatagramPort):
 
 
 def _user_of(control: list[tuple[int, int, bytes]]) -> str:
-    """Return the sender's user by SCM_CREDENTIALS (unix(7)), as addresses.address_number() reads it; empty without."""
+    """Return the sender's user from SCM_CREDENTIALS (unix(7)), as `uid:1000`; empty without this control message."""
     for level, kind, data in control:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
             return UNIXPeer(None, unpack_credentials(data[:CREDENTIALS_BYTES])).user
@@ -277,11 +277,11 @@ def _user_of(control: list[tuple[int, int, bytes]]) -> str:
 
 
 def _ipv4_peer(sockaddr: bytes) -> tuple[str, int]:
-    """Return a struct sockaddr_in as the socket module has it."""
+    """Return a struct sockaddr_in in the form of the socket module."""
     return socket.inet_ntop(socket.AF_INET, sockaddr[4:8]), int.from_bytes(sockaddr[2:4], "big")
 
 
 def _ipv6_peer(sockaddr: bytes) -> tuple[str, int, int, int]:
-    """Return a struct sockaddr_in6 as the socket module has it."""
+    """Return a struct sockaddr_in6 in the form of the socket module."""
     _, port, flow, address, scope = _SOCKADDR_IN6.unpack(sockaddr)
     return socket.inet_ntop(socket.AF_INET6, address), socket.ntohs(port), socket.ntohl(flow), scope

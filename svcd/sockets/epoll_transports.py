@@ -1,7 +1,7 @@
-"""Transports for any reactor that watches descriptors: Twisted's, with byte counters.
+"""Transports for any reactor that watches descriptors: those of Twisted with byte counters.
 
-Twisted's transports have no hook for each write, and none at their very end. The private names of Twisted that this
-takes are used in this module alone; tests/unit/test_private_names.py fails if a Twisted has one of them no more.
+Twisted's transports have no hook for each write, and none right before the socket is closed. Only this module uses the
+required private names of Twisted; tests/unit/test_private_names.py fails if a version of Twisted lacks one of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DONE = Failure(ConnectionDone())
 
 
 class _Counted:
-    """A mixin that counts the bytes of a stream transport at the socket.
+    """Mixin that counts the bytes of a stream transport at the socket.
 
     Attributes:
         bytes_in: the bytes received from the client.
@@ -38,20 +38,20 @@ class _Counted:
 
     bytes_in = 0
     bytes_out = 0
-    #: The repr() of Twisted's Server if no port has accepted it.
+    #: The repr() of Twisted's Server for a connection that no port has accepted.
     repstr = "<connection>"
 
     @property
     def writing(self) -> bool:
-        """Whether output waits to be sent."""
+        """Whether there is unsent output."""
         return len(self.dataBuffer) > self.offset or bool(self._tempDataBuffer)  # type: ignore[attr-defined]
 
     def _dataReceived(self, data: bytes) -> Any:  # noqa: ANN401 - as Twisted has it
         self.bytes_in += len(data)
         return super()._dataReceived(data)  # type: ignore[misc]
 
-    def writeSomeData(self, data: bytes) -> Any:  # noqa: ANN401 - a count, or the reason of the end
-        """Write as many bytes as the kernel takes."""
+    def writeSomeData(self, data: bytes) -> Any:  # noqa: ANN401 - a count, or the reason of the loss
+        """Write as many bytes as the kernel takes; return their number, or the reason of the loss."""
         written = super().writeSomeData(data)  # type: ignore[misc]
         if isinstance(written, int) and written > 0:
             self.bytes_out += written
@@ -76,14 +76,14 @@ class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
         super().readConnectionLost(reason)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Handle the end of the connection; after an orderly end poll(2) gives POLLHUP, for Twisted a loss."""
+        """Handle the end of the connection; at an orderly end poll(2) returns POLLHUP, which is a loss for Twisted."""
         sock = getattr(self, "socket", None)
         super().connectionLost(_DONE if self._got_eof and reason.check(ConnectionLost) else reason)
         if sock is not None:
             sock.close()
 
     def _closeSocket(self, _orderly: bool) -> None:
-        """Do nothing: connectionLost() closes it after the protocol's, which may read the socket, as on uvloop."""
+        """Do nothing: connectionLost() closes the socket after the protocol's, which may read it, as on uvloop."""
 
     @property
     def traffic(self) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class _UNIXTransport(_Counted, unix.Server):  # type: ignore[misc]
 
 
 class _Proxied:
-    """A mixin for clients behind a proxy: both addresses are from the PROXY header, which is not counted."""
+    """Mixin for connections with a PROXY header: both addresses are from the header, which is not counted."""
 
     proxy_header: ProxyHeader
     source: IAddress
@@ -133,16 +133,16 @@ def open_stream(
 
     Args:
         reactor: watches the socket.
-        fd: of the socket.
+        fd: the connected socket.
         sockaddr: the client's socket address.
-        family: of the socket; with a PROXY header the client's may be another.
-        protocol: its makeConnection() is called at once.
+        family: the family of the socket; with a PROXY header the family of the client may differ.
+        protocol: the protocol; its makeConnection() is called at once.
         proxy_header: the PROXY header of the connection, if it has one.
-        server: the port that accepted the connection; None if none did.
+        server: the port that accepted the connection; None if it was accepted elsewhere.
         sessionno: the number of the connection at that port.
 
     Raises:
-        OSError: the client's network interface is gone.
+        OSError: the client's network interface does not exist any more.
     """
     client = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
     client.setblocking(False)
@@ -157,7 +157,7 @@ def open_stream(
     else:
         kind = _ProxiedUNIX if local else _ProxiedTCP
     if isinstance(sockaddr, tuple):
-        # Twisted's transports have the scope in the host as well, and for a UNIX socket nothing but a name.
+        # In Twisted's transports the host includes the scope, and a UNIX socket has only a name.
         sockaddr = address.host if local else (address.host, *sockaddr[1:])
     transport = kind(client, protocol, sockaddr, server, sessionno, reactor)
     if proxy_header is not None:

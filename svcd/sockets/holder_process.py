@@ -1,4 +1,4 @@
-"""Process that has a socket of this daemon open, and was started by the old daemon before an upgrade."""
+"""Process that has a socket of this daemon open and was started by the old daemon before an upgrade."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ __all__ = ["HolderProcess"]
 
 @implementer(IReadDescriptor)
 class HolderProcess:
-    """Process that has a socket open, watched by its pidfd (pidfd_open(2)): readable when the process has ended.
+    """Process that has a socket open, watched by its pidfd (pidfd_open(2)), which is readable after its exit.
 
     Args:
         reactor: watches the pidfd.
-        pid: of the process, the leader of a session of its own.
-        ended: called once, when the process has ended.
+        pid: the pid of the process, which is a session leader.
+        ended: called once, when the process has exited.
 
     Attributes:
         pid: as given.
 
     Raises:
-        OSError: the process can't be watched; ProcessLookupError if it has ended already.
+        OSError: the process can't be watched; ProcessLookupError if it has exited already.
     """
 
     def __init__(self, reactor: FdReactor, pid: int, ended: Callable[[], None]) -> None:
@@ -50,7 +50,7 @@ class HolderProcess:
         """Terminate the process and its group: SIGTERM now, SIGKILL later; do nothing if permissions don't allow it.
 
         Args:
-            seconds: between the two signals.
+            seconds: the time between the two signals.
         """
         if self._kill is None and self._pidfd >= 0:
             self._signal(signal.SIGTERM)
@@ -60,13 +60,13 @@ class HolderProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         if poll.poll(0):
-            # It has ended, and another process may have its number.
+            # The process has exited, and another process may have its pid.
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def doRead(self) -> None:
-        """Handle the end of the process."""
+        """Handle the exit of the process."""
         self.forget()
         self._ended()
 
@@ -80,7 +80,7 @@ class HolderProcess:
             self._kill.cancel()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Do nothing at the end of the reactor."""
+        """Do nothing: the reactor stops."""
 
     def fileno(self) -> int:
         """Return the descriptor to watch."""

@@ -1,4 +1,4 @@
-"""Listening sockets: opened with their options, or an error with the cause and the remedy."""
+"""Opening of listening sockets with their options, and errors with a cause and a remedy."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ REMEDIES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
 }
 _FIRST_UNPRIVILEGED = 1024
-#: Of linux/in.h.
+#: From linux/in.h.
 IP_FREEBIND = 15
-#: How much unsent output the kernel buffers for a client, in bytes (TCP_NOTSENT_LOWAT). By default it buffers up to
-#: 4 MB (net.ipv4.tcp_wmem): a thousand chargen clients that read nothing delayed others for half a second while those
-#: buffers were filled, and for 40 ms with this limit. A fast client gets as many bytes a second.
+#: The unsent output that the kernel buffers for a client, in bytes (TCP_NOTSENT_LOWAT). The default is up to 4 MB
+#: (net.ipv4.tcp_wmem): a thousand chargen clients that read nothing delayed others for half a second while their
+#: buffers were filled, and for 40 ms with this limit. The throughput of a fast client is the same.
 _MAX_UNSENT = 131_072
 
 
 @dataclass(slots=True)
 class ListeningSocket:
-    """The bound socket of an endpoint; a stream socket listens.
+    """Bound socket of an endpoint; a stream socket listens.
 
     Attributes:
         endpoint: the endpoint.
-        socket: the socket, non-blocking; that of a wait=yes service as its programs leave it.
+        socket: the socket, non-blocking, except for a wait=yes service, whose programs may change that.
         address: the address of the socket as text.
-        file: device and inode of a UNIX socket's file, unless the socket is borrowed.
-        stored: the name of the socket in the service manager's store; empty if it is not there.
-        origin: where the socket comes from: `store` for the old daemon, `activation` for a socket unit; empty if this
+        file: device and inode of a UNIX socket's file; None for a borrowed socket.
+        stored: the name of the socket in the service manager's store; empty if it is not in the store.
+        origin: the origin of the socket: `store` for the old daemon, `activation` for a socket unit; empty if this
             daemon has opened it.
     """
 
@@ -86,7 +86,7 @@ class ListeningSocket:
 
     @property
     def file_lost(self) -> bool:
-        """Whether clients can't reach the socket any more: the file of a UNIX socket was removed or replaced."""
+        """Whether the file of a UNIX socket was removed or replaced, so that clients can't reach the socket."""
         return self.file is not None and not self.borrowed and not has_file(self.endpoint.service.path, self.file)
 
     @property
@@ -115,16 +115,16 @@ class ListeningSocket:
         if endpoint.version:
             _size_buffers(self.socket, options)
             if options.tos or not self.borrowed:
-                # A socket unit has an option of its own, IPTOS=.
+                # A borrowed socket has the option of its socket unit, IPTOS=.
                 _set_traffic_class(self.socket, options.tos)
         if endpoint.service.net.shape is SocketType.STREAM:
-            # A second call changes the length of the queue (listen(2)), and clients in the queue stay there.
+            # Another call changes the length of the queue (listen(2)); clients in the queue stay in it.
             self.socket.listen(options.backlog)
             if endpoint.version:
                 _tune(self.socket, options)
 
     def reapply(self) -> None:
-        """Set the options and permissions again, which another daemon may have changed."""
+        """Set the options and permissions again, since another daemon may have changed them."""
         if not self.borrowed and self.endpoint.service.socket_file:
             with contextlib.suppress(OSError, KeyError):
                 _set_permissions(self.endpoint.service)
@@ -143,11 +143,11 @@ class ListeningSocket:
 
 
 def open_socket(endpoint: Endpoint, leaving: Sequence[socket.socket] = ()) -> ListeningSocket:
-    """Open the socket of an endpoint; a stream socket listens from now on.
+    """Open the socket of an endpoint; a stream socket starts to listen.
 
     Args:
         endpoint: the endpoint.
-        leaving: bound sockets of this process that will be closed, and must not conflict with the new one.
+        leaving: bound sockets of this process that will be closed, and must not conflict with the new socket.
 
     Raises:
         ListenError: the socket can't be opened, or can't have its options.
@@ -182,7 +182,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
 
     Args:
         endpoint: the endpoint.
-        opened: the socket, which is bound already.
+        opened: the bound socket.
         stored: the name of the socket in the service manager's store; empty for a borrowed socket.
 
     Raises:
@@ -191,7 +191,7 @@ def adopt_socket(endpoint: Endpoint, opened: socket.socket, stored: str = "") ->
     path = endpoint.service.socket_file
     try:
         if not endpoint.service.options.wait:
-            # The programs of a wait=yes service share the flags, and may use the socket now.
+            # The programs of a wait=yes service share the file status flags, and may be using the socket.
             opened.setblocking(False)
         if stored and path:
             _set_permissions(endpoint.service)
@@ -212,7 +212,7 @@ def _address(opened: socket.socket) -> str:
 def socket_address(endpoint: Endpoint) -> tuple[Any, ...]:
     """Return the socket address of an endpoint with a port.
 
-    getaddrinfo turns a literal with %scope into an address; no name is looked up.
+    getaddrinfo(3) converts a literal with %scope; no name is looked up.
     """
     family = socket.AF_INET if endpoint.version == 4 else socket.AF_INET6
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
@@ -226,7 +226,7 @@ def _tune(opened: socket.socket, options: ServiceOptions) -> None:
 
 
 def _size_buffers(opened: socket.socket, options: ServiceOptions) -> None:
-    """Set the sizes of the kernel's buffers, which accepted sockets inherit; by default the kernel adapts them."""
+    """Set the sizes of the kernel's buffers, which accepted sockets inherit; without a size the kernel adapts them."""
     for option, size in ((socket.SO_SNDBUF, options.sndbuf), (socket.SO_RCVBUF, options.rcvbuf)):
         if size is not None:
             opened.setsockopt(socket.SOL_SOCKET, option, size)
@@ -236,24 +236,24 @@ def _set_traffic_class(opened: socket.socket, value: int) -> None:
     """Set the DS field of IP packets that are sent; accepted sockets inherit it."""
     if opened.family == socket.AF_INET6:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, value)
-    # Also for an IPv6 socket, which may have clients with IPv4-mapped addresses.
+    # IP_TOS is set for an IPv6 socket, too, which may have clients with IPv4-mapped addresses.
     opened.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, value)
 
 
 def _bind_inet(opened: socket.socket, endpoint: Endpoint, *, stream: bool, leaving: Sequence[socket.socket]) -> None:
     options = endpoint.service.options
-    # Before listen(): the window is announced to clients when they connect (tcp(7)).
+    # The sizes must be set before listen(2): they determine the window scale at the connect (tcp(7)).
     _size_buffers(opened, options)
     _set_traffic_class(opened, options.tos)
     if stream:
-        # Only for streams: two datagram sockets with the option would share the port.
+        # The option is for streams only: two datagram sockets with it would share the port.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         _tune(opened, options)
         with contextlib.suppress(OSError) if options.mptcp else contextlib.nullcontext():
-            # Multipath TCP has the option since Linux 6.10.
+            # Multipath TCP supports the option since Linux 6.10.
             opened.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _MAX_UNSENT)
     if options.freebind:
-        # Valid for IPv6 as well (ip(7)).
+        # The option applies to IPv6, too (ip(7)).
         opened.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     if options.reuse_port:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -273,7 +273,7 @@ def _same_port(sock: socket.socket, endpoint: Endpoint, kind: int) -> bool:
 
 @contextlib.contextmanager
 def _sharing_port(sockets: Sequence[socket.socket]) -> Iterator[None]:
-    """Let sockets of this process share a port for a moment (SO_REUSEPORT, socket(7)), so that none has to close."""
+    """Make sockets of this process share a port briefly (SO_REUSEPORT, socket(7)), so that none has to be closed."""
     before = [each.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for each in sockets]
     for each in sockets:
         each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -298,7 +298,7 @@ def _permissions(service: Service) -> tuple[int, str, str]:
 
 
 def _set_permissions(service: Service) -> None:
-    """Set the owner and permissions of a UNIX socket's file; if they are right already no privilege is needed."""
+    """Set the owner and permissions of a UNIX socket's file; no privilege is required if they are correct already."""
     _chown(service)
     if stat.S_IMODE(os.lstat(service.path).st_mode) != service.options.mode:
         os.chmod(service.path, service.options.mode)  # noqa: PTH101 - one system call
@@ -337,7 +337,7 @@ def _listen_error(endpoint: Endpoint, error: OSError | KeyError) -> ListenError:
 
 
 def in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> ListenError:
-    """Return the error for an address in use, with the process that uses it."""
+    """Return the error for an address in use, with the process that uses it if that is known."""
     service = endpoint.service
     what = "port" if endpoint.version else "path"
     if owner is None or owner.pid == os.getpid():
@@ -349,9 +349,9 @@ def in_use(endpoint: Endpoint, cause: str, owner: Process | None = None) -> List
 
 
 def with_owner(error: ListenError, endpoint: Endpoint) -> ListenError:
-    """Return the error of an address in use with the process that uses it, if /proc shows it; return others unchanged.
+    """Return the error of an address in use with the process that uses it, if /proc shows it; other errors unchanged.
 
-    The search reads the descriptors of all processes: it takes 20 ms for some hundreds of them.
+    The search reads the descriptors of all processes, which takes 20 ms for some hundred processes.
     """
     if error.number != errno.EADDRINUSE or error.owner_sought:
         return error

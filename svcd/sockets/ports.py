@@ -1,7 +1,7 @@
 """Listening ports for any reactor that watches descriptors.
 
-They can be paused, and never close a waiting client. Twisted's own ports close clients when descriptors run out, log
-each port twice, and drop the scope of an IPv6 peer.
+They can be paused, and never close a waiting client. Twisted's own ports close clients when descriptors are exhausted,
+log the start and the stop of each port, and omit the scope of an IPv6 peer.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH", "BasePort", "DescriptorPort", "StreamPort"]
 
-#: Connections accepted, or datagrams read, in one go before other descriptors have their turn.
+#: The maximum number of connections or datagrams that are handled before other descriptors are served.
 BATCH = 64
 
 
 @implementer(IReadDescriptor)
 class BasePort:
-    """A bound socket that the reactor watches until listening stops.
+    """Base class of ports: a bound socket that the reactor watches until listening stops.
 
     Args:
         reactor: watches the socket.
-        sock: the bound socket, which stays open when listening stops.
+        sock: the bound socket. It stays open when listening stops; the caller keeps ownership.
     """
 
     _log = Logger()
@@ -65,7 +65,7 @@ class BasePort:
         self.reactor.removeReader(self)
 
     def resume(self) -> None:
-        """Read again, if the port listens."""
+        """Resume reading, if the port listens."""
         if self.connected:
             self.reactor.addReader(self)
 
@@ -74,17 +74,17 @@ class BasePort:
         raise NotImplementedError
 
     def connectionLost(self, reason: Failure) -> None:
-        """Handle the reactor's removal of the socket, after an error that a listening socket should not have."""
+        """Handle the removal of the socket by the reactor, after an unexpected error of the listening socket."""
         self._log.failure("listening ended", reason)
         self.connected = False
 
     def startListening(self) -> None:
-        """Begin to watch the socket, which is bound already."""
+        """Start watching the socket."""
         self.connected = True
         self.resume()
 
     def stopListening(self) -> Deferred[None]:
-        """Stop at once; the socket stays open, for its owner to close."""
+        """Stop at once; the socket stays open."""
         self.connected = False
         self.pause()
         return succeed(None)
@@ -95,13 +95,13 @@ class BasePort:
 
 
 class _AcceptingPort(BasePort):
-    """A port that accepts connections.
+    """Port that accepts connections.
 
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
-        may_accept: returns whether a connection may be accepted, or how many; called before each.
-        on_exhausted: called when the system is short of descriptors or memory.
+        may_accept: returns whether a connection may be accepted, or how many; called before each connection.
+        on_exhausted: called when the system lacks descriptors or memory.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class _AcceptingPort(BasePort):
         self._family = int(sock.family)
 
     def resume(self) -> None:
-        """Accept again, unless no connection may be accepted: waiting clients would wake the reactor continuously."""
+        """Resume accepting, unless no connection may be accepted: waiting clients would wake the reactor repeatedly."""
         if self._may_accept():
             super().resume()
 
@@ -128,7 +128,7 @@ class _AcceptingPort(BasePort):
         for fd, sockaddr in accept_batch(self.socket, BATCH, self._on_exhausted):
             try:
                 self._accepted(fd, sockaddr, self._family)
-            except Exception:  # noqa: BLE001 - an error of one connection must not stop the others
+            except Exception:  # noqa: BLE001 - an error of a connection must not stop the others
                 self._log.failure("a connection could not be served")
             if not self._is_open():
                 return
@@ -137,23 +137,23 @@ class _AcceptingPort(BasePort):
         return self.connected and bool(self._may_accept())
 
     def _accepted(self, fd: int, sockaddr: Any, family: int) -> None:  # noqa: ANN401 - a socket address
-        """Serve a connection that was just accepted. Takes ownership of fd."""
+        """Serve an accepted connection. Takes ownership of fd."""
         raise NotImplementedError
 
 
 @implementer(IListeningPort)
 class StreamPort(_AcceptingPort):
-    """The listening port of a service that runs in the daemon.
+    """Listening port of a service that runs in the daemon.
 
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
         factory: builds the protocols.
-        may_accept: returns whether a connection may be accepted, or how many; called before each.
-        on_exhausted: called when the system is short of descriptors or memory.
+        may_accept: returns whether a connection may be accepted, or how many; called before each connection.
+        on_exhausted: called when the system lacks descriptors or memory.
     """
 
-    # Read by repr() of Twisted's Server.
+    # repr() of Twisted's Server reads it.
     _realPortNumber: int | None = None
 
     def __init__(
@@ -172,9 +172,9 @@ class StreamPort(_AcceptingPort):
         """Serve an accepted connection. Takes ownership of fd, also if this raises.
 
         Args:
-            fd: of a stream socket.
+            fd: the stream socket.
             sockaddr: the client's socket address.
-            family: of the socket; with a PROXY header the client's may be another.
+            family: the family of the socket; with a PROXY header the family of the client may differ.
             proxy_header: the PROXY header of the connection, if it has one.
         """
         try:
@@ -194,18 +194,19 @@ class StreamPort(_AcceptingPort):
 
 @implementer(IListeningPort)
 class DescriptorPort(_AcceptingPort):
-    """The listening port of a service that takes the descriptors of its connections, as a spawned one does.
+    """Listening port of a service that handles the descriptors of its connections, such as a spawned service.
 
     It pauses itself when no connection may be accepted, until resume().
 
     Args:
         reactor: watches the socket.
         sock: the listening socket, non-blocking.
-        take: takes each connection that is accepted here: its descriptor, its client's socket address and the family.
-        may_accept: returns whether a connection may be accepted, or how many; called before each.
-        on_exhausted: called when the system is short of descriptors or memory.
-        adopt: takes a connection that was accepted elsewhere, with its PROXY header if that is known; by default
-            `take`.
+        take: called with the descriptor of each accepted connection, which it takes ownership of, the client's socket
+            address and the family.
+        may_accept: returns whether a connection may be accepted, or how many; called before each connection.
+        on_exhausted: called when the system lacks descriptors or memory.
+        adopt: called for a connection that was accepted elsewhere, with its PROXY header if there is one; `take` by
+            default.
 
     Attributes:
         adopt: as given.
@@ -225,7 +226,7 @@ class DescriptorPort(_AcceptingPort):
         self.adopt = adopt or take
 
     def doRead(self) -> None:
-        """Accept the waiting connections, up to a batch, and pause if no more may be accepted."""
+        """Accept the waiting connections, up to a batch, and pause if no further connection may be accepted."""
         super().doRead()
         if not self._may_accept():
             self.pause()
