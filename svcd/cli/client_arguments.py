@@ -38,7 +38,7 @@ def add_clients(add: Callable[..., argparse.ArgumentParser]) -> None:
     _add_get(add)
     for name, text in (
         ("daytime", "query the date and time of a server, as text (RFC 867)"),
-        ("time", "ask a server for the time (RFC 868), and compare it with the local clock"),
+        ("time", "query the time of a server (RFC 868), and compare it with the local clock"),
     ):
         clock = add(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EXITS)
         _add_place(clock)

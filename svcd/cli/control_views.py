@@ -178,7 +178,7 @@ def _disabled(result: Mapping[str, Any], _output: Output) -> Iterator[str]:
         yield f"{result['service']} is disabled already"
         return
     count = result["connections"]
-    rest = f"; its {_counted(count, 'connection')} may go on" if count else ""
+    rest = f"; its {_counted(count, 'connection')} may continue" if count else ""
     yield f"{result['service']} is disabled until svcctl enable or a reload{rest}"
 
 

@@ -144,7 +144,7 @@ def why_not(place: InstallPath, python: Path) -> str:
             return f"{path} lies below {hidden}, which the unit hides from the daemon"
         closed = next((folder for folder in path.parents if not _open_to_all(folder)), None)
         if closed is not None:
-            return f"{path} can't be read by the daemon's user, who may not enter {closed}"
+            return f"{path} can't be read by the daemon's user, which has no access to {closed}"
     # As the unit starts it: without the environment of this shell.
     words = [str(place.scripts / "twistd"), "svcd", "--version"]
     try:

@@ -56,7 +56,7 @@ def apply_credentials(identity: ProcessCredentials) -> None:
         if identity.no_new_privs:
             _prctl(_PR_SET_NO_NEW_PRIVS)
     except OSError as error:
-        raise OSError(error.errno, f"can't take {step}: {error.strerror}") from error
+        raise OSError(error.errno, f"can't set {step}: {error.strerror}") from error
 
 
 def apply_limits(limits: tuple[ResourceLimit, ...]) -> None:

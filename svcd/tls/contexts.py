@@ -157,7 +157,7 @@ def _checked_context(
     try:
         return _make_context(service, tls_files, credentials)
     except SSL.Error as error:
-        text = f"OpenSSL does not take the certificate: {failure_reason(error)}"
+        text = f"OpenSSL rejects the certificate: {failure_reason(error)}"
     except MemoryError:
         text = _NO_CALLBACKS
     raise ConfigError([service.fault(option, text)])

@@ -405,7 +405,7 @@ def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
     with launcher:
         ready = parse(launcher.recv(MAX_PACKET))
         assert isinstance(ready, Ready)
-        assert b"can't take" in ready.problem
+        assert b"can't set" in ready.problem
         assert launcher.recv(MAX_PACKET) == b""
     assert zygote.receive() == (ChildExited(launched.pid, os.EX_CONFIG << 8), None)
     all_gone([Process(launched.pid)])

@@ -53,7 +53,7 @@ def _status(*rows: dict[str, Any], leaving: int = 0) -> dict[str, Any]:
         (
             "disable",
             {"service": "a/tcp", "connections": 2},
-            ["a/tcp is disabled until svcctl enable or a reload; its 2 connections may go on"],
+            ["a/tcp is disabled until svcctl enable or a reload; its 2 connections may continue"],
         ),
         ("disable", {"service": "a/tcp", "connections": 0, "already": True}, ["a/tcp is disabled already"]),
         ("pause", {"services": ["a/tcp"]}, ["paused: a/tcp; new clients wait until svcctl resume"]),

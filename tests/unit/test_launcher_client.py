@@ -298,8 +298,8 @@ def test_launcher_that_can_not_start_is_logged(service: _Service) -> None:
     service.serve(1)
     service.attach()
     with LogCatcher() as log:
-        service.report(Ready(b"can't take the user 7"))
-    assert log.named("launcher")[0]["reason"] == "can't take the user 7"
+        service.report(Ready(b"can't set the user 7"))
+    assert log.named("launcher")[0]["reason"] == "can't set the user 7"
 
 
 #: Packets that are not allowed from a ready launcher: connections 1 to 3 were sent, 2 is starting, 3 has started.

@@ -415,7 +415,7 @@ _NO_CALLBACKS = "this Python's libffi is older than 3.4 and needs memory that is
 @pytest.mark.parametrize(
     ("what", "error", "text"),
     [
-        ("use_privatekey", SSL.Error([("", "", "too small")]), "OpenSSL does not take the certificate: too small"),
+        ("use_privatekey", SSL.Error([("", "", "too small")]), "OpenSSL rejects the certificate: too small"),
         ("choose_protocol", MemoryError(), _NO_CALLBACKS),
         ("choose_by_name", MemoryError(), _NO_CALLBACKS),
     ],

@@ -89,7 +89,7 @@ def _daemon(daemon: DaemonSnapshot) -> Iterator[Family]:
 def _services(services: _Labelled) -> Iterator[Family]:
     about = [(f"{label},{labels(runs=service.about.runs)}", 1) for label, service in services]
     yield Family("svcd_service", MetricType.INFO, "Handler of the service.", about)
-    yield Family("svcd_service_up", MetricType.GAUGE, "1 if the service is served as the file says, 0 if it is broken.",
+    yield Family("svcd_service_up", MetricType.GAUGE, "1 if the service is served as configured, 0 if it is broken.",
                  [(label, int(not service.problem)) for label, service in services
                   if service.state is not ServiceState.DISABLED])  # fmt: skip
     yield Family("svcd_tls_certificate_expiry_seconds", MetricType.GAUGE,
