@@ -345,7 +345,7 @@ def test_folders_that_the_daemon_cannot_enter(tmp_path: Path, monkeypatch: pytes
     assert f"lies below {tmp_path}" in why_not(path, Path("/usr/bin/python3"))
     monkeypatch.setattr("svcd.cli.install_files._HIDDEN", ())
     (tmp_path / "env").chmod(0o700)
-    assert f"may not enter {tmp_path / 'env'}" in why_not(path, Path("/usr/bin/python3"))
+    assert f"has no access to {tmp_path / 'env'}" in why_not(path, Path("/usr/bin/python3"))
     missing = InstallPath(Path("/usr/local"), Path("/nowhere/bin"))
     monkeypatch.setattr("svcd.cli.install_files._open_to_all", lambda _folder: True)
     assert "/nowhere/bin/twistd does not start" in why_not(missing, Path("/usr/bin/python3"))
