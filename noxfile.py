@@ -99,9 +99,13 @@ def wheel(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write the texts that are made from the option table and the catalog, and test what is written for people."""
-    session.run(PYTHON, "-m", "tests.generated_texts")
-    _pytest(session, "tests/unit/test_docs.py")
+    """Write the texts that are made from the code (not with -- --check), build the documentation, and test both."""
+    if "--check" not in session.posargs:
+        session.run(PYTHON, "-m", "tests.generated_texts")
+    for builder in ("html", "man"):
+        session.run(PYTHON, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", builder, "docs", f"build/docs/{builder}")
+    tests = ("docs", "reference", "examples")
+    session.run(PYTHON, "-m", "pytest", "--no-cov", "-q", *(f"tests/unit/test_{name}.py" for name in tests))
 
 
 @nox.session

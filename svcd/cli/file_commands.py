@@ -20,7 +20,7 @@ __all__ = ["add_file_commands"]
 # Commands import what only they need: the import of Twisted takes longer than all that other commands do.
 
 #: The formats of the list of options, those of svcd.cli.option_tables.
-_FORMATS = ("man", "markdown", "names", "text")
+_FORMATS = ("markdown", "names", "text")
 _DEFAULT_FILE = f"the file of the running daemon, else {SERVICES_FILE}, else the built-in services"
 #: The exit status for a file without mistakes of which the machine can't serve all services.
 _FAULTS = 1

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import svcd
 from svcd.cli.completion import bash, zsh
 from svcd.cli.file_installer import InstalledFile
-from svcd.cli.man_page import manual
 from svcd.cli.prefixes import SYSTEM_PREFIXES
 
 if TYPE_CHECKING:
@@ -98,7 +97,6 @@ def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[In
     yield InstalledFile(place.services, (etc / "svcd/services").read_text("utf-8"))
     for page in sorted((etc / "man").iterdir()):
         yield InstalledFile(prefix / f"share/man/man{page.suffix[1:]}" / page.name, page.read_text("utf-8"))
-    yield InstalledFile(prefix / "share/man/man1/svcctl.1", manual(parser))
     yield InstalledFile(prefix / "share/bash-completion/completions/svcctl", bash(parser))
     yield InstalledFile(prefix / "share/zsh/site-functions/_svcctl", zsh(parser))
     # Examples to copy and adapt.

@@ -1,4 +1,4 @@
-"""The option table and the built-ins as text, as Markdown for the README, and as a manual page."""
+"""The option table and the built-ins as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from svcd import __version__
-from svcd.cli.man_page import roff
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.config.statement import nearest
@@ -97,75 +95,8 @@ def _markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-_MAN_HEAD = r"""
-.SH NAME
-svcd\-services \- the services file of svcd
-.SH DESCRIPTION
-The services file lists the services of
-.BR svcd .
-It is
-.BR services (5)
-with options: each line has a name,
-.IR port / protocol ,
-aliases, and then options in the form
-.IR name = value .
-A value with blanks must be quoted: a word without = after an option is a mistake.
-The option server, python, factory or redirect selects the handler.
-Otherwise svcd uses the built\-in named by the service name or an alias.
-.PP
-A
-.B #
-outside quotes begins a comment.
-A line that begins with white space continues the one before.
-Quotes are those of a POSIX shell.
-Protocols are tcp and udp (IPv4 and IPv6), tcp4, tcp6, udp4, udp6, and unix and unixgram, which take the absolute
-path of a socket instead of a port, or @NAME for a socket in the abstract
-name space, which every local user may connect to.
-A port may be given by its name in
-.BR services (5).
-With port 0 the kernel picks a port, which is logged.
-.PP
-.B @defaults
-.IR name = value ...
-sets options for the lines after it that can take them, to the end of the file.
-.B @include
-.I pattern
-reads other files, relative to this one and in sorted order.
-A pattern skips hidden files, README*, and backup files of editors and packages: #*#, *~, and names with the ending
-\&.bak, .new, .old, .orig, .rej, .swp, .tmp, .rpmnew, .rpmsave, .rpmorig, .dpkg\-* or .ucf\-*.
-""".lstrip()
-
-
-def _man() -> str:
-    lines = [
-        f'.TH SVCD\\-SERVICES 5 "" "svcd {__version__}" "File formats"',
-        _MAN_HEAD.rstrip(),
-        ".SH BUILT\\-INS",
-    ]
-    for name, builtin in BUILTINS.items():
-        lines += [".TP", f".B {name}", roff(_builtin_facts(builtin))]
-    lines.append(".SH OPTIONS")
-    for heading, infos in _grouped():
-        lines.append(f".SS {heading}")
-        for info in infos:
-            lines += [".TP", f".B {info.name}", roff(info.help), ".br", roff(f"Takes {_facts(info)}.")]
-    lines += [
-        ".SH EXIT STATUS",
-        ".B twistd svcd",
-        "and",
-        ".B svcctl check",
-        "print a line for each mistake of the file and exit with 78; if an address can't be listened on, with 71.",
-        ".SH SEE ALSO",
-        ".BR services (5),",
-        ".BR twistd (1),",
-        ".BR inetd (8)",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 FORMATS: Mapping[str, Callable[[], str]] = {
     "text": _text,
     "markdown": _markdown,
-    "man": _man,
     "names": _names,
 }

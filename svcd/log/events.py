@@ -5,62 +5,11 @@ values of NUMBERS are numbers and all others strings. Times are local, ISO 8601 
 milliseconds. A value with other characters than letters, digits and `_.:/@%+,-[]` is written as a JSON string, so that
 nothing that a client sends can forge or break a line.
 
-Fields: `service` name/protocol; `address` of a listening socket; `runs` its handler; `peer` the client's address;
-`host` its host name, with resolve=yes; `id` the number of the connection since the start; `count` the open connections
-of the service after the event; `in`, `out` bytes from and to the client; `seconds` the duration; `reason` why the
-connection ended: done (closed in good order), lost (reset, or a network error), aborted (by the service), error (an
-exception in the service), failed (it could not be served, as a `fail` line explains), handshake (the TLS handshake did
-not succeed; a `fail` line explains why, unless the client closed without sending anything), killed (a signal that the
-daemon did not send ended the process), unknown (its launcher was lost, and the process may go on), timeout (the client
-sent no service name to tcpmux), shutdown (the daemon stopped), evicted (of HTTP, or in a TLS handshake: it was idle or
-slow, and another connection needed its place), or the deadline that passed: idle (idle_timeout), first_byte
-(first_byte_timeout), session (session_timeout), of HTTP request (request_timeout), keepalive (keepalive_timeout), send
-(send_timeout); `pid` the process that serves; `exit` its exit status, or the signal that ended it; `user`, `system` its
-processor time in seconds; `tls` the TLS version, a dash if the handshake failed; `subject` of the client's certificate
-(RFC 4514), a dash if there is none, for services with tls_client_ca; `datagrams` received in all, `ignored` those that
-the rules left unanswered; `state` of a launcher or of the zygote; `retry` the seconds until it is started again; `text`
-the output of a handler.
+svcd/log/event_help.py describes the events and the fields.
 
-The `state` of a launcher is ready, lost, or idle: it has ended for lack of clients (launcher_idle), and the next
-connection starts it again. A `dropped` line counts the `lines` and `bytes` of handler output beyond what the `rule`
-(stderr_rate) allows since the last such line. A `module-changed` line is written at a reload for a module that was
-imported and has changed on disk since.
-
-Lines are in the order of their times, and the counts of a service's accept and end lines follow from each other. So
-the accept line of a connection that waits for a handshake, process or name has the time at which that is complete;
-`seconds` of its end line count from the accept. `in` and `out` are the bytes on the wire.
-A client that closes without TLS's closure alert counts as done: many omit it, browsers among them.
-
-An `upgrade` line is written when another process, `pid`, has taken over: the `seconds` since the request, and the
-`connections` that this process still has. An `upgrade-failed` line has the `reason` of a failed upgrade.
-
-A `control` line is written when the control socket was opened again at its `path` (`state` reopened), because its file
-was removed or replaced.
-
-`origin` of a socket that was open before: activation (from a socket unit) or store (from the old daemon, by the fd
-store). A `leftover` line is for an inherited socket that no service uses, with the `name` that it was passed with; an
-`ungiven` line for a socket that the daemon opened itself, since the socket unit did not pass it.
-
-A `broken` line is written when a service can't be served as configured: the `reason`, with the remedy, and the seconds
-until svcd tries again (`retry`). A `recovered` line is written when it is served, after so many `seconds`.
-
-An `unresolved` line gives the reason why a `host` in the rules of datagram services could not be looked up; its
-previous addresses stay in use. There is one line until a lookup succeeds again.
-
-A `certificate` line is written when a service has read its certificates or revocation lists again: the `file` of the
-certificate that expires first, when that is (`expires`), and the number of certificates (`count`). A
-`certificate-expires` line warns of certificates that expire soon, once a day: the `file` of the first of them, the
-`days` that it has left (negative if it has expired), and their number.
-
-A `pause` line is written when the descriptors of a `service`, or of all services, are used up: clients wait to be
-accepted. A `resume` line is written when no service is paused any more.
-
-A `refuse` line is for all clients of a service that were refused for one reason since the last such line, at most one
-line a second: `peer` the first of them, `count` their number, `rule` the rule that decided for the first, with its
-place in the file. Reasons: address, time, load, global (--max-connections), descriptors, instances, per_source, rate,
-per_source_rate, name (the host name, or that there is none), service (the service itself accepts no connection), port
-(of datagrams: the source port is that of a service), proxy (without a valid header of the PROXY protocol: `peer` is the
-proxy, and `rule` explains what is wrong).
+Lines are in the order of their times, and the counts of a service's accept and end lines follow from each other. So the
+accept line of a connection that waits for a handshake, process or name has the time at which that is complete;
+`seconds` of its end line count from the accept.
 
 With --log-addresses short a line identifies only the network of a client: `peer` is 192.0.2.0 for 192.0.2.1 and
 2001:db8:1:: for all of 2001:db8:1::/48, without port; there is no `host`, no `subject`, and no `rule` that is for an

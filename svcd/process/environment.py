@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PATH",
+    "VARIABLES",
     "ConnectionAddresses",
     "local_proxy_environment",
     "proxy_environment",
@@ -35,6 +36,42 @@ __all__ = [
 #: The search path of handlers of all users: a handler may need a program in an sbin directory, and an additional
 #: directory grants no rights.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: What each variable contains, by name, for the reference documentation.
+VARIABLES: Mapping[str, str] = {
+    "PATH": f"`{PATH}`.",
+    "SVCD_SERVICE": "Name of the service.",
+    "HOME": "Home directory of the user (user=); not set for the user of the daemon.",
+    "USER": "Name of the user (user=).",
+    "LOGNAME": "Name of the user (user=).",
+    "SHELL": "Login shell of the user (user=).",
+    "PROTO": "`TCP` or `UNIX`.",
+    "TCPLOCALIP": "Address of the server.",
+    "TCPLOCALPORT": "Port of the server.",
+    "TCPREMOTEIP": "Address of the client.",
+    "TCPREMOTEPORT": "Port of the client.",
+    "TCPREMOTEHOST": "Host name of the client, with resolve=yes; not set if it is not confirmed or not plausible.",
+    "TCPLOCALHOST": "Host name of the address of the server, with resolve=yes.",
+    "TCPCONNNUM": "Number of open connections of the service, including this one.",
+    "REMOTE_HOST": "Address of the client, as xinetd sets it.",
+    "REMOTE_ADDR": "Address of the client, as systemd sets it.",
+    "REMOTE_PORT": "Port of the client, as systemd sets it.",
+    "UNIXREMOTEPID": "Process at the other end of a UNIX socket.",
+    "UNIXREMOTEUID": "User ID at the other end of a UNIX socket.",
+    "UNIXREMOTEGID": "Group ID at the other end of a UNIX socket.",
+    "PROXY_ADDR": "Address of the proxy, for a client behind a proxy (proxy_protocol=). The other variables are "
+    "those of the client.",
+    "PROXY_PORT": "Port of the proxy.",
+    "SSL_PROTOCOL": "TLS version, such as `TLSv1.3`. The names of these variables are those of Apache's mod_ssl.",
+    "SSL_CIPHER": "Cipher, as OpenSSL names it.",
+    "SSL_TLS_SNI": "Host name that the client requested.",
+    "SSL_CLIENT_VERIFY": "`SUCCESS` with a valid client certificate, `NONE` without a certificate.",
+    "SSL_CLIENT_S_DN": "Subject of the client certificate (RFC 4514). Control characters are escaped, as in all "
+    "variables of TLS.",
+    "SSL_CLIENT_I_DN": "Issuer of the client certificate (RFC 4514).",
+    "SSL_CLIENT_SAN": "Subject alternative names of the client certificate, separated by commas: `DNS:a.example`, "
+    "`email:b@example`, `URI:spiffe://c/d`, `IP:192.0.2.1`.",
+}
 
 #: A host name as programs expect it (RFC 1123, section 2.1), also with the underscores that some networks use. The
 #: operator of the client's name server chooses the name, and some programs pass it to a shell.

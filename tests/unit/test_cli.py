@@ -87,7 +87,7 @@ def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.startswith("usage: svcctl")
 
 
-@pytest.mark.parametrize("form", ["text", "markdown", "man"])
+@pytest.mark.parametrize("form", ["text", "markdown"])
 def test_the_options_are_all_there(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every format has every option with the values that it takes, and every built-in."""
     assert main(["options", "--format", form]) == 0
@@ -96,7 +96,6 @@ def test_the_options_are_all_there(form: str, capsys: pytest.CaptureFixture[str]
         written = {
             "text": f"  {name}=\n",
             "markdown": f"| `{name}` | {info.value_type.accepts} |",
-            "man": f".B {name}\n",
         }
         assert written[form] in said
     assert all(name in said for name in BUILTINS)

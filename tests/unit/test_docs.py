@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
-from svcd.cli import _parser, main
-from svcd.cli.man_page import manual, roff
-from svcd.cli.parser_model import commands_of
+from svcd.cli import main
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.daemon.options import Options
@@ -39,40 +35,10 @@ def test_the_readme_has_the_table_of_options(project_root: Path, capsys: pytest.
     assert table.strip() == _written("markdown", capsys).strip()
 
 
-def test_the_manual_page_is_the_table(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """etc/man holds what `svcctl options --format man` prints."""
-    assert (project_root / "etc/man/svcd-services.5").read_text("utf-8") == _written("man", capsys)
-
-
 def test_generated_texts_are_up_to_date(project_root: Path) -> None:
-    """The README, the manual page and the services file agree with the table and the catalog."""
+    """The README and the services file agree with the table and the catalog."""
     for path, text in generated_files(project_root).items():
         assert path.read_text("utf-8") == text, f"{path} is out of date: python -m tests.generated_texts"
-
-
-def test_svcctl_has_a_manual_page_with_all_of_it() -> None:
-    """Every command is there, with its options and arguments."""
-    parser = _parser()
-    page = manual(parser)
-    for command in commands_of(parser)[1:]:
-        [section] = [each for each in page.split(".SS ") if each.startswith(f"{roff(command.name)}\n")]
-        for argument in command.arguments:
-            assert "--help" in argument.names or all(
-                roff(name) in section for name in argument.names or (argument.label,)
-            )
-    assert not any(line.startswith("'") for line in page.splitlines())
-
-
-def test_the_manual_pages_have_no_mistakes(project_root: Path, tmp_path: Path) -> None:
-    """groff prints no warning about them."""
-    groff = shutil.which("groff")
-    if groff is None:
-        pytest.skip("groff is not installed")
-    page = tmp_path / "svcctl.1"
-    page.write_text(manual(_parser()))
-    for path in (page, project_root / "etc/man/svcd-services.5"):
-        done = subprocess.run([groff, "-man", "-ww", "-z", "-Tutf8", str(path)], capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_services_file_that_is_installed_has_no_problems(project_root: Path) -> None:

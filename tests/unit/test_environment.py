@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from svcd.process.environment import (
     PATH,
+    VARIABLES,
     local_proxy_environment,
     proxy_environment,
     service_environment,
@@ -17,6 +18,8 @@ from svcd.process.environment import (
     unix_environment,
 )
 from svcd.process.programs import connection_variables
+from svcd.tls.peer import PeerIdentity
+from svcd.wire.certificates import ClientName, NameKind
 
 GIT = pwd.struct_passwd(("git", "x", 1000, 1000, "", "/srv/git", "/bin/false"))
 DAEMON = {"TZ": "UTC", "LD_PRELOAD": "/tmp/evil.so", "PATH": "/nowhere", "HOME": "/root", "EMPTY": ""}
@@ -115,3 +118,16 @@ def test_a_local_connection() -> None:
     assert _variables(unix_environment(17, 1000, 100)) == {
         "PROTO": "UNIX", "UNIXREMOTEPID": "17", "UNIXREMOTEUID": "1000", "UNIXREMOTEGID": "100",
     }  # fmt: skip
+
+
+def test_each_variable_is_described() -> None:
+    """Neither one more nor one less than a handler may get."""
+    identity = PeerIdentity("TLSv1.3", "x", "x", "", "SUCCESS", "x", "x", (ClientName(NameKind.DNS, "x"),))
+    names = [
+        *service_environment("x", GIT, (), (), DAEMON),
+        *_variables(tcp_environment("::1", 7, "::1", 1, 1, "a", "b")),
+        *_variables(unix_environment(17, 1000, 100)),
+        *_variables(proxy_environment("192.0.2.9", 5)),
+        *identity.environment(),
+    ]
+    assert set(VARIABLES) == set(names)

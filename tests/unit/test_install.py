@@ -266,6 +266,7 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     for name in (
         "share/man/man1/svcctl.1",
         "share/man/man5/svcd-services.5",
+        "share/man/man8/svcd.8",
         "share/bash-completion/completions/svcctl",
         "lib/sysusers.d/svcd.conf",
     ):
