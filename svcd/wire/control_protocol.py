@@ -71,7 +71,7 @@ COMMANDS: dict[str, Command] = {
     for command in (
         Command("status", "show the state and the connections of each service"),
         Command("show", "show the settings and the counters of a service", (_NEEDED,)),
-        Command("connections", "list list the connections, and the reason why one waits", (_SERVICE,)),
+        Command("connections", "list the connections, and the reason why one waits", (_SERVICE,)),
         Command(
             "kick",
             "close a connection by its id, or all connections of a client",
@@ -83,7 +83,7 @@ COMMANDS: dict[str, Command] = {
         Command("resume", "accept the connections of a paused service, or of all, again", (_SERVICE,)),
         Command("restart", "restart the launcher of a service; no client is refused", (_NEEDED,)),
         Command("reload", "read the services file again and apply the changes", (_NOW, _STRICT, _EMPTY)),
-        Command("diff", "show show the changes that a reload would make", (_FILE,)),
+        Command("diff", "show the changes that a reload would make", (_FILE,)),
         Command(
             "upgrade",
             "replace the daemon by a new process of the installed program; no client is refused",
