@@ -75,13 +75,13 @@ class ConnectionRecord(NamedTuple):
 
 
 class ServiceState(StrEnum):
-    """State of a service, as `svcctl status` and the status page show it.
+    """State of a service in `svcctl status` and on the status page.
 
     Attributes:
-        ON: it is served as the services file says.
-        PAUSED: it listens, and accepts no connections (`svcctl pause`).
+        ON: it is served as the services file defines.
+        PAUSED: it listens, but accepts no connections (`svcctl pause`).
         DISABLED: it does not listen (`svcctl disable`, disable=yes).
-        BROKEN: it can't be served as the services file says.
+        BROKEN: it can't be served as the services file defines.
     """
 
     ON = "on"
@@ -105,8 +105,9 @@ class ServiceInfo:
         max_connections: the limit on connections; None for no limit.
         expires: the time at which the first of its certificates expires, in seconds since 1970; None without TLS.
         problem: why it can't be served as the services file defines; empty if it can.
-        warn_from: from when on that is to be warned of (tls_warn), in seconds since 1970; None without TLS.
-        state: its state, a lost launcher aside.
+        warn_from: the time from which warnings of the expiry are due (tls_warn), in seconds since 1970; None without
+            TLS.
+        state: the state, without regard to a lost launcher.
     """
 
     id: str
@@ -153,7 +154,7 @@ class ServiceSnapshot:
 
     @property
     def state(self) -> ServiceState:
-        """The state, a lost launcher included."""
+        """The state; a lost launcher makes it BROKEN."""
         return ServiceState.BROKEN if self.problem else self.about.state
 
     @property

@@ -1,4 +1,4 @@
-"""Services: the services of the daemon as text, as the built-in of xinetd (xinetd.conf(5)) lists them."""
+"""Services: the list of the daemon's services, in the format of xinetd's built-in (xinetd.conf(5))."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["ServicesFactory", "ServicesProtocol"]
 
 
 def _ports(service: ServiceInfo) -> list[str]:
-    """Return the ports of a service, or the paths of its UNIX sockets, each once."""
+    """Return the ports of a service, or the paths of its UNIX sockets, without duplicates."""
     names = (path if path.startswith(("/", "@")) else path.rpartition(":")[2] for path in service.addresses)
     return list(dict.fromkeys(names))
 
 
 def _listing(metrics: MetricsSource) -> bytes:
-    """Return a line `NAME PROTOCOL PORT` for each port of each service that is served, as xinetd has it."""
+    """Return a line `NAME PROTOCOL PORT` for each port of each service that is served, as in xinetd."""
     lines = [
         f"{name or '-'} {protocol} {port}\n"
         for each in metrics.snapshot().services
