@@ -60,7 +60,7 @@ def test_a_unix_socket_comes_back(start: Callable[..., Daemon], open_folder: Pat
             other.bind(str(path))
         assert svcctl(control, "diff").stdout == f"- up/unix on {path}\n+ up/unix on {path}\n"
         assert svcctl(control, "reload").returncode == 0
-        assert svcctl(control, "reload").stdout == "nothing changes\n"
+        assert svcctl(control, "reload").stdout == "reloaded: nothing has changed\n"
         assert _shout(path) == b"HI"
         stays.sendall(b"b")
         assert stays.recv(1) == b"B"
