@@ -31,7 +31,7 @@ nox.options.sessions = ["lint", "types", "unit"]
 
 
 def _pytest(session: nox.Session, *arguments: str) -> None:
-    session.run(PYTHON, "-m", "pytest", "--no-cov", "-q", *arguments, *session.posargs)
+    session.run(PYTHON, "-m", "pytest", "-q", *arguments, *session.posargs)
 
 
 @nox.session
@@ -67,8 +67,8 @@ def real(session: nox.Session) -> None:
 
 @nox.session(name="all")
 def all_tests(session: nox.Session) -> None:
-    """Run the whole suite with branch coverage, as the README says."""
-    session.run(PYTHON, "-m", "pytest", *session.posargs)
+    """Run the whole suite with branch coverage, of the daemons too."""
+    session.run(PYTHON, "-m", "pytest", "--cov", *session.posargs)
 
 
 @nox.session
@@ -93,7 +93,7 @@ def wheel(session: nox.Session) -> None:
         shutil.copytree(ROOT / "tests", away / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", away)
         with session.chdir(away):
-            options = ["--no-cov", "-q", "-p", "no:cacheprovider", "-m", "not load"]
+            options = ["-q", "-p", "no:cacheprovider", "-m", "not load"]
             session.run(python, "-m", "pytest", *options, *WHEEL_TESTS, *session.posargs)
 
 
@@ -105,7 +105,7 @@ def docs(session: nox.Session) -> None:
     for builder in ("html", "man"):
         session.run(PYTHON, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", builder, "docs", f"build/docs/{builder}")
     tests = ("docs", "reference", "examples")
-    session.run(PYTHON, "-m", "pytest", "--no-cov", "-q", *(f"tests/unit/test_{name}.py" for name in tests))
+    session.run(PYTHON, "-m", "pytest", "-q", *(f"tests/unit/test_{name}.py" for name in tests))
 
 
 @nox.session
