@@ -19,13 +19,14 @@ class Watch(Background):
 
     Args:
         asked: by name what asks once.
+        pause: time between two requests, in seconds.
 
     Attributes:
         worst: by name the longest time that an answer took, in seconds.
     """
 
-    def __init__(self, asked: dict[str, Callable[[], object]]) -> None:
-        super().__init__(pause=0.02)
+    def __init__(self, asked: dict[str, Callable[[], object]], pause: float = 0.02) -> None:
+        super().__init__(pause)
         self.worst = dict.fromkeys(asked, 0.0)
         for name, ask in asked.items():
             self.repeat(partial(self._time, name, ask), name)
