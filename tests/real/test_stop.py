@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: What the bound of 2 s beyond shutdown_timeout may be missed by on a loaded machine, in seconds.
+#: Tolerance for a loaded machine, in seconds, beyond the bound of shutdown_timeout plus 2 s.
 SLACK = 3.0
-#: A service that does what its first client names, and answers before.
+#: Service that echoes the name of what is to hang, and then lets that hang.
 STUCK = """
 import threading, time
 from twisted.internet.protocol import Factory, Protocol
@@ -48,7 +49,7 @@ def make(options):
 
 @pytest.fixture
 def stuck(start: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
-    """Start daemons with a service that hangs as its client wants."""
+    """Return a function that starts a daemon and lets a part of it hang: `pool`, `thread` or `loop`."""
     (tmp_path / "stuck.py").write_text(STUCK)
     path = f"{tmp_path}:{environment()['PYTHONPATH']}"
 
@@ -63,41 +64,42 @@ def stuck(start: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]
     return starter
 
 
-def _ends_within(daemon: Daemon, seconds: float) -> None:
+def _check_stop(seconds: float, *daemons: Daemon) -> None:
+    """Send SIGTERM to daemons; they have to exit with status 0 in time."""
     began = time.monotonic()
-    # What it leaves behind may have its standard output.
-    daemon.process.send_signal(signal.SIGTERM)
-    assert daemon.process.wait(PATIENCE) == 0
+    for daemon in daemons:
+        daemon.process.send_signal(signal.SIGTERM)
+    for daemon in daemons:
+        # Processes that it leaves behind may have its standard output open.
+        assert daemon.process.wait(PATIENCE) == 0
     assert time.monotonic() - began < seconds + SLACK
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-@pytest.mark.parametrize(("how", "thread"), [(b"pool", "PoolThread"), (b"thread", "Rester"), (b"loop", "main thread")])
-def test_a_stop_ends_in_time_whatever_hangs(
-    stuck: Callable[..., Daemon], reactor: str, how: bytes, thread: str
-) -> None:
-    """A job of the thread pool, a thread and a call in the event loop that hang: the process ends, and says why."""
-    daemon = stuck(how, reactor)
-    if how == b"loop":
-        # Until the event loop hangs it may end in good order.
-        time.sleep(0.3)
-    _ends_within(daemon, 3)
-    (line,) = daemon.wait_for(lambda line: " problem " in line)
-    assert "the stop takes too long, so the process ends; still running: " in line
-    assert thread in line
-    assert " in rest (" in line
+def test_stop_ends_in_time_whatever_hangs(stuck: Callable[..., Daemon], reactor: str) -> None:
+    """A call in the thread pool, a thread or a call in the event loop hangs: the process ends, and the log says why."""
+    hanging = {b"pool": "PoolThread", b"thread": "Rester", b"loop": "main thread"}
+    daemons = {thread: stuck(how, reactor) for how, thread in hanging.items()}
+    # Until the event loop hangs its daemon may end in good order.
+    time.sleep(0.3)
+    _check_stop(3, *daemons.values())
+    for thread, daemon in daemons.items():
+        (line,) = daemon.wait_for(lambda line: " problem " in line)
+        assert "the stop takes too long, so the process ends; still running: " in line
+        assert thread in line
+        assert " in rest (" in line
 
 
-def test_a_second_signal_ends_it_at_once(stuck: Callable[..., Daemon]) -> None:
+def test_second_signal_ends_the_daemon_at_once(stuck: Callable[..., Daemon]) -> None:
     """A second SIGTERM ends a daemon that hangs, however long shutdown_timeout is."""
     daemon = stuck(b"pool", timeout="1h")
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_for(lambda line: " stop " in line)
-    _ends_within(daemon, 1)
+    _check_stop(1, daemon)
 
 
-def test_a_reload_that_hangs(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """A reload whose thread hangs holds up no stop."""
+def test_stop_during_a_reload_that_hangs(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A reload whose thread hangs does not hold up the stop."""
     (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
     services = "@defaults shutdown_timeout=1s\necho 0/tcp bind=127.0.0.1\n"
     daemon = start(services, env={"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"})
@@ -108,11 +110,11 @@ def test_a_reload_that_hangs(start: Callable[..., Daemon], tmp_path: Path) -> No
     deadline = time.monotonic() + SLACK
     while len(list(threads.iterdir())) == before and time.monotonic() < deadline:
         time.sleep(0.01)
-    _ends_within(daemon, 3)
+    _check_stop(3, daemon)
 
 
-def test_the_pid_file_is_removed(tmp_path: Path) -> None:
-    """A daemon in the background whose stop hangs leaves no pid file behind."""
+def test_pid_file_is_removed(tmp_path: Path) -> None:
+    """A daemon in the background whose stop hangs removes its pid file."""
     (tmp_path / "services").write_text("stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout=0s\n")
     # When the factory is made the process is in the background already.
     (tmp_path / "stuck.py").write_text(STUCK.replace("    return ", "    deferToThread(rest)\n    return "))
@@ -131,30 +133,32 @@ def test_the_pid_file_is_removed(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_a_handler_that_does_not_end(start: Callable[..., Daemon], tmp_path: Path, stopped: bool) -> None:
-    """A handler that ignores SIGTERM, and one whose launcher is stopped, hold the daemon for 2 s at most, and end."""
+def test_handler_that_ignores_sigterm(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """It holds up the daemon for 2 s at most, also if its launcher is stopped; launcher and handler end, too."""
     script = tmp_path / "stubborn"
     script.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 1; done\n")
     script.chmod(0o755)
-    daemon = start(f"stubborn 0/tcp bind=127.0.0.1 server={script} shutdown_timeout=1s\n")
-    with daemon.connect("stubborn/tcp") as client:
-        assert client.recv(3) == b"up\n"
-        launcher, handler = Process(daemon.launcher("stubborn/tcp")), Process(daemon.handlers("stubborn/tcp")[0])
-        if stopped:
-            os.kill(launcher.pid, signal.SIGSTOP)
+    daemons = [start(f"stubborn 0/tcp bind=127.0.0.1 server={script} shutdown_timeout=1s\n") for _ in range(2)]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for daemon in daemons:
+            client = stack.enter_context(daemon.connect("stubborn/tcp"))
+            assert client.recv(3) == b"up\n"
+            processes.append(Process(daemon.launcher("stubborn/tcp")))
+            processes.append(Process(daemon.handlers("stubborn/tcp")[0]))
+        os.kill(processes[0].pid, signal.SIGSTOP)
         try:
-            _ends_within(daemon, 3)
-            all_gone([handler, launcher])
+            _check_stop(3, *daemons)
+            all_gone(processes)
         finally:
-            for process in (launcher, handler):
+            for process in processes:
                 if process.alive:
                     os.kill(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("how", ["TERM", "KILL", "reload"])
-def test_a_launcher_whose_import_does_not_end(start: Callable[..., Daemon], tmp_path: Path, how: str) -> None:
-    """It ends with its daemon, however that ends, and with its service."""
+def test_launcher_whose_import_does_not_end(start: Callable[..., Daemon], tmp_path: Path, how: str) -> None:
+    """It ends with its daemon, however the daemon ends, and with its service."""
     begun = f"open('{tmp_path}/' + str(os.getpid()), 'w').close()"
     (tmp_path / "endless.py").write_text(f"import os, time\n{begun}\ntime.sleep(3600)\n")
     text = "echo 0/tcp4 bind=127.0.0.1\n"
