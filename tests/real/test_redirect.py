@@ -233,11 +233,12 @@ def test_no_descriptor_stays_behind(pair: Any, redirected: Daemon) -> None:
             _reset(server)
         client.close()
         server.close()
-        redirected.wait_event("end", "to/tcp4", number + 1)
         if number == 0:
-            # What a reactor opens once, for its first connection out, is there from now on.
+            # What a reactor opens once, for its first connection out, is open from now on.
+            redirected.wait_event("end", "to/tcp4")
             time.sleep(0.5)
             before = redirected.descriptors()
+    redirected.wait_event("end", "to/tcp4", 21)
     deadline = time.monotonic() + PATIENCE
     while redirected.descriptors() > before and time.monotonic() < deadline:
         time.sleep(0.05)

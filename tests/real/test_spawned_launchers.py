@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,62 +51,72 @@ def folder(open_folder: Path) -> Path:
 
 
 def python(folder: Path, options: str = "", name: str = "serve") -> str:
-    """A service that runs one of them."""
+    """Return the line of a service that runs one of them."""
     return f"py 0/tcp bind=127.0.0.1 python=handlers:{name} python_path={folder} {options}\n"
 
 
 class Controlled:
-    """A daemon and svcctl for it."""
+    """A daemon, and svcctl for it."""
 
     def __init__(self, start: Callable[..., Daemon], folder: Path, services: str, **settings: Any) -> None:
         self._path = folder / "control"
         self.daemon = start(services, "--control", str(self._path), **settings)
 
     def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command."""
+        """Run a command of svcctl."""
         command = [sys.executable, "-m", "svcd", "--control", str(self._path), *words]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
     def ask(self, *words: str) -> Any:
-        """The answer of a command that is obeyed."""
+        """Run a command of svcctl that succeeds, and return its JSON output."""
         done = self.svcctl(*words, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
 
-SERVICES = {
-    "program": "py 0/tcp bind=127.0.0.1 server=/bin/cat",
-    "logged": "py 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log",
-    "process": "py 0/tcp bind=127.0.0.1 python=handlers:serve python_path={folder}",
-    "thread": "py 0/tcp bind=127.0.0.1 python=handlers:serve python_path={folder} model=thread",
+#: Kinds of services with a launcher.
+HANDLERS = {
+    "program": "server=/bin/cat",
+    "logged": "server=/bin/cat stderr=log",
+    "process": "python=handlers:serve python_path={folder}",
+    "thread": "python=handlers:serve python_path={folder} model=thread",
 }
 
 
-@pytest.mark.parametrize("kind", SERVICES)
-def test_an_idle_launcher_ends_and_comes_back(start: Callable[..., Daemon], folder: Path, kind: str) -> None:
+def _handlers(folder: Path, options: str) -> str:
+    """Return a service of each kind with the same options."""
+    lines = (f"{kind} 0/tcp {handler.format(folder=folder)} {options}\n" for kind, handler in HANDLERS.items())
+    return "@defaults bind=127.0.0.1\n" + "".join(lines)
+
+
+def test_idle_launcher_ends_and_comes_back(start: Callable[..., Daemon], folder: Path) -> None:
     """It ends after launcher_idle without a handler, not before, and the next client is served by another one."""
-    daemon = start(SERVICES[kind].format(folder=folder) + " launcher_idle=0.3s instances=none\n")
-    clients = [daemon.connect("py/tcp") for _ in range(3)]
-    for client in clients:
+    daemon = start(_handlers(folder, "launcher_idle=0.3s instances=none"))
+    services = [f"{kind}/tcp" for kind in HANDLERS]
+    clients = {service: [daemon.connect(service) for _ in range(3)] for service in services}
+    for client in itertools.chain(*clients.values()):
         client.sendall(b"x")
         assert client.recv(10).endswith(b"x")
-    launcher = Process(daemon.launcher("py/tcp"))
+    launchers = {service: Process(daemon.launcher(service)) for service in services}
     # Three times its time with handlers.
     time.sleep(0.9)
     assert not daemon.wait_for(lambda line: " state=idle" in line, 0)
-    assert launcher.alive
-    for client in clients:
-        assert exchange(client) == b""
-    daemon.wait_for(lambda line: f" pid={launcher.pid} state=idle" in line)
-    launcher.wait()
-    assert exchange(daemon.connect("py/tcp"), b"y").endswith(b"y")
-    assert daemon.launcher("py/tcp", 2) != launcher.pid
+    for service, launcher in launchers.items():
+        assert launcher.alive
+        for client in clients[service]:
+            assert exchange(client) == b""
+    for service, launcher in launchers.items():
+        daemon.wait_for(lambda line, pid=launcher.pid: f" pid={pid} state=idle" in line)  # type: ignore[misc]
+        launcher.wait()
+        assert exchange(daemon.connect(service), b"y").endswith(b"y")
+    for service, launcher in launchers.items():
+        assert daemon.launcher(service, 2) != launcher.pid
     assert not daemon.wait_for(lambda line: " state=lost " in line, 0)
     assert daemon.stop() == 0
 
 
-def test_a_launcher_may_stay(start: Callable[..., Daemon]) -> None:
-    """With launcher_idle=none it does."""
+def test_launcher_without_an_idle_time_stays(start: Callable[..., Daemon]) -> None:
+    """With launcher_idle=none it stays without a handler."""
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat launcher_idle=none\n")
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
     launcher = Process(daemon.launcher("cat/tcp"))
@@ -113,28 +125,32 @@ def test_a_launcher_may_stay(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-@pytest.mark.parametrize("kind", SERVICES)
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_clients_that_come_when_a_launcher_ends(
-    start: Callable[..., Daemon], folder: Path, kind: str, reactor: str
-) -> None:
-    """Each is served, whenever it comes: the launcher ends again and again meanwhile."""
-    services = SERVICES[kind].format(folder=folder) + " launcher_idle=0.02s instances=none\n"
+def test_clients_at_the_end_of_a_launcher(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
+    """Each client is served, whenever it comes: the launchers end again and again meanwhile."""
+    services = _handlers(folder, "launcher_idle=0.02s instances=none")
     daemon = start(services, twistd_arguments=["--reactor", reactor])
-    address = ("127.0.0.1", daemon.port("py/tcp"))
-    for number in range(MANY_CLIENTS):
-        question = b"%d" % number
-        assert exchange(socket.create_connection(address, PATIENCE), question).endswith(question)
-        # Around the time at which it ends.
-        time.sleep(random.uniform(0.01, 0.03))
-    assert len(daemon.wait_for(lambda line: " state=idle" in line, 5)) >= 5
+
+    def come(kind: str) -> None:
+        address = ("127.0.0.1", daemon.port(f"{kind}/tcp"))
+        for number in range(MANY_CLIENTS):
+            question = b"%d" % number
+            assert exchange(socket.create_connection(address, PATIENCE), question).endswith(question)
+            # Around the time at which the launcher ends.
+            time.sleep(random.uniform(0.01, 0.03))
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(come, HANDLERS))
+    for kind in HANDLERS:
+        mark = f" launcher service={kind}/tcp "
+        assert len(daemon.wait_for(lambda line, mark=mark: mark in line and " state=idle" in line, 5)) >= 5  # type: ignore[misc]
+        assert {each["reason"] for each in daemon.wait_event("end", f"{kind}/tcp", MANY_CLIENTS)} == {"done"}
     assert not daemon.wait_for(lambda line: " state=lost " in line, 0)
-    assert {each["reason"] for each in daemon.wait_event("end", "py/tcp", MANY_CLIENTS)} == {"done"}
     assert daemon.stop() == 0
 
 
-def test_a_launcher_is_started_anew(start: Callable[..., Daemon], folder: Path) -> None:
-    """svcctl restart makes the new module serve; connections of the old one go on, and none is refused."""
+def test_restart_of_a_launcher(start: Callable[..., Daemon], folder: Path) -> None:
+    """svcctl restart imports the changed module; connections of the old launcher go on, and none is refused."""
     controlled = Controlled(start, folder, python(folder, "instances=none"))
     daemon = controlled.daemon
     old = daemon.connect("py/tcp")
@@ -159,7 +175,7 @@ def test_a_launcher_is_started_anew(start: Callable[..., Daemon], folder: Path) 
     assert daemon.stop() == 0
 
 
-def test_a_launcher_that_can_not_be_started_anew(start: Callable[..., Daemon], folder: Path) -> None:
+def test_restart_that_fails(start: Callable[..., Daemon], folder: Path) -> None:
     """The command prints why, and the old launcher serves on; a service without launcher is an error."""
     controlled = Controlled(start, folder, python(folder) + "echo 0/tcp bind=127.0.0.1\n")
     daemon = controlled.daemon
@@ -180,8 +196,8 @@ def test_a_launcher_that_can_not_be_started_anew(start: Callable[..., Daemon], f
 
 
 @pytest.mark.parametrize("model", ["process", "thread"])
-def test_a_module_that_has_changed_is_told_of(start: Callable[..., Daemon], folder: Path, model: str) -> None:
-    """At each reload, until its launcher is started anew; a factory's is in the daemon."""
+def test_reload_reports_changed_modules(start: Callable[..., Daemon], folder: Path, model: str) -> None:
+    """Each reload reports it until the launcher is restarted; the module of a factory is in the daemon."""
     (folder / "helper.py").write_text("x = 1\n")
     with (folder / "handlers.py").open("a") as module:
         module.write("import helper\n")
@@ -238,7 +254,7 @@ def serve(sock, address):
 
 
 @pytest.mark.parametrize("kind", [b"started", b"said", b"empty"])
-def test_a_handler_that_forges_reports(start: Callable[..., Daemon], folder: Path, kind: bytes) -> None:
+def test_handler_that_forges_reports(start: Callable[..., Daemon], folder: Path, kind: bytes) -> None:
     """Code in a launcher that uses its socket ends that launcher; the daemon has one line and no memory for it."""
     (folder / "forger.py").write_text(FORGER)
     daemon = start(
@@ -264,8 +280,8 @@ def test_a_handler_that_forges_reports(start: Callable[..., Daemon], folder: Pat
     assert daemon.stop() == 0
 
 
-def test_a_zygote_that_is_lost_again_and_again(start: Callable[..., Daemon]) -> None:
-    """It is started again after longer and longer pauses; a launcher that waits for it is started as soon as it is."""
+def test_zygote_that_is_killed_repeatedly(start: Callable[..., Daemon]) -> None:
+    """It is restarted after longer and longer pauses; a launcher that waits for it is started right after it."""
     daemon = start("@defaults bind=127.0.0.1\ncat 0/tcp server=/bin/cat\necho 0/tcp\n")
     for count in range(1, 5):
         os.kill(daemon.zygote(count), signal.SIGKILL)
@@ -280,7 +296,7 @@ def test_a_zygote_that_is_lost_again_and_again(start: Callable[..., Daemon]) -> 
     assert daemon.stop() == 0
 
 
-def test_threads_that_are_given_up_are_bounded(start: Callable[..., Daemon], folder: Path) -> None:
+def test_abandoned_threads_are_bounded(start: Callable[..., Daemon], folder: Path) -> None:
     """A launcher with many threads that can't be ended is replaced, and takes them with it."""
     (folder / "stuck.py").write_text(
         "import threading\ndef serve(sock, address):\n    sock.sendall(b'x')\n    threading.Event().wait()\n"
