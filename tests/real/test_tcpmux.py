@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.certificates import Authority
-from tests.real.daemon import PATIENCE, environment, exchange
+from tests.real.daemon import PATIENCE, Daemon, environment, exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tests.real.daemon import Daemon
 
 SERVICES = f"""
 @defaults bind=127.0.0.1
@@ -31,45 +29,50 @@ away 0/tcp server="{sys.executable} -c 'import sys; print(sys.stdin.readline().u
 """
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Return a daemon for the tests that do not change it."""
+    daemon = Daemon(tmp_path_factory.mktemp("shared"), SERVICES)
+    yield daemon
+    daemon.end()
+
+
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-@pytest.mark.parametrize("name", ["echo", "ECHO", "cat"])
-def test_a_service_is_reached_by_its_name(start: Callable[..., Daemon], name: str, reactor: str) -> None:
-    """Built-ins and programs alike, on every reactor, and what was sent with the name is theirs."""
+def test_service_is_selected_by_name(start: Callable[..., Daemon], reactor: str) -> None:
+    """Built-in services and programs get the data that was sent together with the name; case does not matter."""
     daemon = start(SERVICES, twistd_arguments=["--reactor", reactor])
-    answer = exchange(daemon.connect("tcpmux/tcp"), f"{name}\r\nhello\n".encode())
-    assert answer == b"+Go\r\nhello\n"
-    (end,) = daemon.wait_event("end", f"{name.lower()}/tcp")
-    assert end["reason"] == "done"
+    for name, count in (("echo", 1), ("ECHO", 2), ("cat", 1)):
+        answer = exchange(daemon.connect("tcpmux/tcp"), f"{name}\r\nhello\n".encode())
+        assert answer == b"+Go\r\nhello\n"
+        end = daemon.wait_event("end", f"{name.lower()}/tcp", count)[-1]
+        assert end["reason"] == "done"
 
 
-def test_help_lists_what_is_offered_and_nothing_else(start: Callable[..., Daemon]) -> None:
-    """In the order of the file; a service that is not offered can't be asked for."""
-    daemon = start(SERVICES)
-    assert exchange(daemon.connect("tcpmux/tcp"), b"HELP\r\n") == b"echo\r\ncat\r\nenv\r\naway\r\n"
-    assert exchange(daemon.connect("tcpmux/tcp"), b"hidden\r\n") == b"-there is no service hidden\r\n"
+def test_help_lists_the_offered_services(shared: Daemon) -> None:
+    """The names are in the order of the file; a service without mux=yes can't be selected."""
+    assert exchange(shared.connect("tcpmux/tcp"), b"HELP\r\n") == b"echo\r\ncat\r\nenv\r\naway\r\n"
+    assert exchange(shared.connect("tcpmux/tcp"), b"hidden\r\n") == b"-there is no service hidden\r\n"
 
 
-def test_a_program_behind_it_knows_its_client(start: Callable[..., Daemon]) -> None:
-    """The environment is that of the client's own connection."""
-    daemon = start(SERVICES)
-    client = daemon.connect("tcpmux/tcp")
+def test_environment_of_a_program(shared: Daemon) -> None:
+    """The environment of the program has the address of the client."""
+    client = shared.connect("tcpmux/tcp")
     port = client.getsockname()[1]
     answer = exchange(client, b"env\r\n").decode()
     assert f"TCPREMOTEPORT={port}\n" in answer
 
 
-def test_netcat_talks_through_it(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """As a person at a terminal would."""
-    daemon = start(SERVICES)
-    _, _, port = daemon.addresses("tcpmux/tcp")[0].rpartition(":")
+def test_netcat(shared: Daemon, program: Callable[[str], str]) -> None:
+    """nc -N selects a service and sends it a line."""
+    _, _, port = shared.addresses("tcpmux/tcp")[0].rpartition(":")
     done = subprocess.run(
         [program("nc"), "-N", "127.0.0.1", port], input=b"away\r\nhello\n", capture_output=True, timeout=PATIENCE
     )
     assert done.stdout == b"+Go\r\nHELLO\n\n"
 
 
-def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """A built-in and a program that speak TLS do so with the clients that tcpmux brings as well."""
+def test_tls_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A built-in service and a program with TLS start the handshake after the answer of tcpmux."""
     authority = Authority()
     file = tmp_path / "both"
     file.touch(0o600)
@@ -86,8 +89,8 @@ def test_the_handshake_follows_the_answer(start: Callable[..., Daemon], tmp_path
             assert secured.recv(2) == b"hi"
 
 
-def test_clients_wait_for_their_turn(start: Callable[..., Daemon]) -> None:
-    """A program with on_limit=queue serves one after the other, by tcpmux, too."""
+def test_queue_of_an_iterative_program(start: Callable[..., Daemon]) -> None:
+    """A program with instances=1 on_limit=queue serves the clients of tcpmux in turn, and none is refused."""
     one = "one 0/tcp server=/bin/cat mux=yes instances=1 on_limit=queue"
     daemon = start(f"@defaults bind=127.0.0.1\ntcpmux 0/tcp\n{one}\n")
     clients = [daemon.connect("tcpmux/tcp") for _ in range(3)]
@@ -105,10 +108,8 @@ WAITING = 200
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_clients_that_have_not_named_a_service_are_seen(
-    start: Callable[..., Daemon], tmp_path: Path, reactor: str
-) -> None:
-    """They are listed; a daemon that is drained serves those that go on, and one that stops ends the others at once."""
+def test_clients_without_a_service_name(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """They are listed; while the daemon is drained they are served, and a stop closes the others at once."""
     path = tmp_path / "control"
     daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
 
