@@ -11,7 +11,7 @@ machines have it, so an address in the services file precedes it. A domain prece
 are exceptions within a network: `only_from=10.0.0.0/8 no_access=.guests.example` must keep the guests out.
 
 The host name of a connection's client comes from a reverse lookup that a forward lookup has confirmed. Verdict.by_name
-tells beforehand whether that lookup is needed: only if an entry by name could change what the address alone decides.
+shows beforehand whether that lookup is needed: only if an entry by name could change what the address alone decides.
 A client without a name matches no entry by name and its address alone decides, so only_from=.example refuses it and
 no_access=.example does not (as in xinetd and tcpserver).
 
@@ -92,13 +92,13 @@ class Acl:
             admits: Refusal(RefusalReason.NAME, f"it has no confirmed host name, and {rule.text} needs one", rule)
             for admits, rule in reversed(self._entries_by_name.values())
         }
-        otherwise = _verdict(None, nameless)
+        default = _verdict(None, nameless)
         if rules.only_from is not None:
             rule = AccessRule("only_from=" if not rules.only_from else "only_from", rules.locations.get("only_from"))
             text = "only_from is empty and admits no client" if not rules.only_from else "only_from does not match it"
-            otherwise = Verdict(Refusal(RefusalReason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
+            default = Verdict(Refusal(RefusalReason.ADDRESS, text, rule), rule, True in nameless, nameless.get(True))
         self._starts = [_FIRST]
-        self._verdicts = [otherwise]
+        self._verdicts = [default]
         self._cut(ranges, nameless)
 
     def _resolve(

@@ -1,20 +1,20 @@
 """Rate limits: token buckets for a service as a whole and for each source.
 
-A bucket holds `burst` tokens and gets `rate` a second, so that in any span of time no more than burst + rate x span
-are taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371): a source
-that is idle long enough needs no entry at all.
+A bucket holds `burst` tokens and gets `rate` a second, so that in any span of time no more than burst + rate x span are
+taken. Instead of tokens it keeps one number, the time at which it will be full again (GCRA, ITU-T I.371): a source that
+is idle long enough needs no entry at all.
 
 The table of sources is bounded, and an attacker can fill it: over UDP with forged senders, over IPv6 with addresses of
-a single network. It has two halves. A source that asks is written into the young half, whether it gets a token or not;
-when the young half is full it becomes the old half and the old half is forgotten: the sources that have not asked for
-longest go first, at no cost for each. So these properties hold under any flood:
+a single network. It has two halves. A source that requests a token is written into the young half, whether it gets one
+or not; when the young half is full it becomes the old half and the old half is forgotten: the sources with the oldest
+requests go first, at no cost for each. So these properties hold under any flood:
 
-- A source that never asked before, or was forgotten, has a token at once. Forged senders lock no source out, however
-  slow the rate is.
+- A source without an earlier request, or a forgotten one, has a token at once. Forged senders lock no source out,
+  however slow the rate is.
 - A source gets no more than burst + rate x span tokens in any span of time while it is remembered. To be forgotten it
-  must not ask until MAX_SOURCES / 2 others have asked, and it gains one token by that, not a new burst: the latest
-  time of fullness that was ever forgotten is kept, and an unknown source has what is left of a bucket with that time,
-  but one token at least. After a flood of slow sources a new source's burst may be that much smaller, for at most
+  must make no request until MAX_SOURCES / 2 others have made one, and it gains one token by that, not a new burst: the
+  latest time of fullness that was ever forgotten is kept, and an unknown source has what is left of a bucket with that
+  time, but one token at least. After a flood of slow sources a new source's burst may be that much smaller, for at most
   burst / rate seconds.
 - Memory is bounded by MAX_SOURCES entries.
 """
@@ -41,7 +41,7 @@ _NEVER = float("-inf")
 
 
 class NonDecreasingClock:
-    """A clock that never goes back, made of one that may: a step back counts as no time."""
+    """A clock that never goes back, derived from a clock that may: a step back counts as no time."""
 
     __slots__ = ("_last", "_skipped")
 
@@ -122,7 +122,7 @@ class SourceTokenBuckets:
             full_at += self._interval
         elif source in young:
             return False
-        # A refused source is remembered as well: it must not be forgotten while it keeps asking.
+        # A refused source is remembered as well: it must not be forgotten while it requests tokens.
         young[source] = full_at
         if full_at > self._young_latest:
             self._young_latest = full_at

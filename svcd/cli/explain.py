@@ -228,6 +228,8 @@ def _verdict(steps: Sequence[Step]) -> str:
     if last.outcome is StepOutcome.REFUSES:
         return f"refused: {last.check}, by {last.rule}" if last.rule else f"refused: {last.check}, {last.text}"
     # If an address depends on its name, the step of the name has the details; the step of a proxy has its own.
-    told = (RefusalReason.ADDRESS, RefusalReason.PROXY)
-    open_ones = [step.check.value for step in steps if step.outcome is StepOutcome.DEPENDS and step.check not in told]
+    detailed = (RefusalReason.ADDRESS, RefusalReason.PROXY)
+    open_ones = [
+        step.check.value for step in steps if step.outcome is StepOutcome.DEPENDS and step.check not in detailed
+    ]
     return f"admitted, depending on: {', '.join(open_ones)}" if open_ones else "admitted"

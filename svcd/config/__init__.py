@@ -1,1 +1,1 @@
-"""The services file: text to Config or Problems. Opens no file and asks the machine only through an interface."""
+"""The services file: text to Config or problems. Opens no file; queries the machine only through an interface."""

@@ -171,7 +171,7 @@ class Config:
 
     @property
     def disabled(self) -> tuple[Service, ...]:
-        """The services with disable=yes, but for those whose id an enabled one has."""
+        """The services with disable=yes, except those with the id of an enabled service."""
         ids = {service.id for service in self.enabled}
         return tuple(service for service in self.services if service.options.disable and service.id not in ids)
 

@@ -124,7 +124,7 @@ class StatementParser:
         self._check_scopes(net, runs, own_locations, name)
         applying = {option for option in values if TABLE[option].applies_to(net, runs, self._builtins)}
         if "wait" in applying and values["wait"] and net.shape is SocketType.STREAM:
-            applying -= self._unseen(f"{name}/{net}", applying - set(own), values, default_locations)
+            applying -= self._ignored_defaults(f"{name}/{net}", applying - set(own), values, default_locations)
         return Service(
             name=name,
             net=net,
@@ -149,18 +149,18 @@ class StatementParser:
                     location, f"{option} is for {TABLE[option].scope_text(self._builtins)}, not for {what} over {net}"
                 )
 
-    def _unseen(
+    def _ignored_defaults(
         self, service: str, defaults: set[str], values: Mapping[str, object], locations: Mapping[str, SourceLocation]
     ) -> set[str]:
         """Return the defaults that can't take effect because the process accepts connections itself (wait=yes).
 
         A warning is added for each of them, unless the service is disabled.
         """
-        unseen = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
-        for option in sorted(unseen) if not values.get("disable") else ():
+        ignored = {option for option in AT_ACCEPT if option in defaults and values[option] != TABLE[option].default}
+        for option in sorted(ignored) if not values.get("disable") else ():
             text = f"{option}: ignored for {service}, whose process accepts the connections itself (wait=yes)"
             self._problems.append(ConfigProblem(locations[option], text, Severity.WARNING))
-        return unseen
+        return ignored
 
     def _name(self, word: Word) -> str:
         if not word.text or "/" in word.text or "=" in word.text:

@@ -80,7 +80,7 @@ def test_addresses(only_from: str | None, no_access: str, admitted: list[str], r
     ],
 )
 def test_names(only_from: str | None, no_access: str, name: str, admitted: bool) -> None:
-    """An address goes before a name, a name before a domain, a longer domain before a shorter, all before networks."""
+    """The order is: single addresses, host names, longer domains, shorter domains, networks."""
     assert _admits(only_from, no_access, "10.0.0.1", name) is admitted
 
 
@@ -101,10 +101,10 @@ def test_names(only_from: str | None, no_access: str, name: str, admitted: bool)
         (None, "10.0.0.0/8,.example", "10.0.0.1", False),
     ],
 )
-def test_a_name_is_asked_for_only_where_it_could_change_the_answer(
+def test_host_name_is_needed_only_if_it_can_change_the_verdict(
     only_from: str | None, no_access: str, peer: str, asks: bool
 ) -> None:
-    """A client without one matches no entry by name: only_from then refuses it, no_access does not."""
+    """A client without a host name matches no entry by name: only_from refuses it, no_access does not."""
     acl = Acl(_rules(only_from, no_access))
     verdict = acl.by_address(address_number(peer))
     assert verdict.by_name is asks
@@ -119,8 +119,8 @@ def test_a_name_is_asked_for_only_where_it_could_change_the_answer(
                 assert ".example" in found.refusal.rule.text
 
 
-def test_the_answer_names_the_rule_and_its_place() -> None:
-    """File, line and column of the entry itself, where it stands unquoted in its list."""
+def test_verdict_has_the_rule_and_its_location() -> None:
+    """The location is the file, line and column of the entry in an unquoted list."""
     acl = Acl(_rules("10.0.0.0/8,192.0.2.0/24", "10.66.0.0/16,10.0.0.1,bad.example"))
     verdict = acl.by_address(address_number("10.0.0.1"))
     assert verdict.refusal is not None
@@ -132,8 +132,8 @@ def test_the_answer_names_the_rule_and_its_place() -> None:
     assert (named.refusal.reason, str(named.rule)) == (RefusalReason.NAME, "no_access=bad.example (services:4:52)")
 
 
-def test_who_is_in_no_list_is_refused_by_the_list_itself() -> None:
-    """The place is the option's."""
+def test_unlisted_client_is_refused_by_only_from() -> None:
+    """The location of the rule is that of the option."""
     for text, rule in (("10.0.0.0/8", "only_from (services:3:20)"), ("", "only_from= (services:3:20)")):
         refusal = Acl(_rules(text)).by_address(address_number("192.0.2.1")).refusal
         assert refusal is not None
@@ -157,7 +157,7 @@ _PEERS = st.one_of(
 
 
 def _rank(word: str, peer: str, name: str) -> tuple[int, int] | None:
-    """How specific a word's match is, by the words of the manual; None if it does not match."""
+    """Return the specificity of a word's match, by the manual; None if it does not match."""
     address = ip_address(peer)
     address = getattr(address, "ipv4_mapped", None) or address
     if ":" in word or word[0].isdigit():

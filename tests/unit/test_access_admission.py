@@ -28,7 +28,7 @@ def _admission(
     return Admission(rules, global_limit or GlobalLimit(), wall_clock=lambda: wall, load=lambda: load)
 
 
-def _let_in(admission: Admission, peer: str = "192.0.2.1", now: float = 0.0) -> ConnectionSlot:
+def _admitted(admission: Admission, peer: str = "192.0.2.1", now: float = 0.0) -> ConnectionSlot:
     found = admission.admit(peer, now)
     assert isinstance(found, ConnectionSlot), found
     return found
@@ -54,11 +54,11 @@ def _room(admission: Admission, peer: str) -> tuple[int, RefusalReason]:
     return len(slots), found.reason
 
 
-def test_without_rules_everybody_comes_in() -> None:
-    """Peers without an address too; all are counted."""
+def test_every_client_is_admitted_without_rules() -> None:
+    """Peers without an address are admitted, too; all are counted."""
     global_limit = GlobalLimit()
     admission = _admission(AccessRules(), global_limit)
-    slots = [_let_in(admission, peer) for peer in ("192.0.2.1", "::1", "", "192.0.2.1")]
+    slots = [_admitted(admission, peer) for peer in ("192.0.2.1", "::1", "", "192.0.2.1")]
     assert (admission.open, global_limit.open, admission.full) == (4, 4, False)
     for slot in slots:
         assert not slot.needs_host_name
@@ -67,10 +67,10 @@ def test_without_rules_everybody_comes_in() -> None:
 
 
 def test_a_slot_is_released_once() -> None:
-    """A second release changes nothing: connections may end in two ways at a time."""
+    """A second release changes nothing: a connection may end in two ways at once."""
     global_limit = GlobalLimit()
     admission = _admission(AccessRules(per_source=2), global_limit)
-    first, second = _let_in(admission), _let_in(admission)
+    first, second = _admitted(admission), _admitted(admission)
     first.release()
     first.release()
     assert (admission.open, global_limit.open) == (1, 1)
@@ -102,40 +102,40 @@ _STRICT = AccessRules(
         ("192.0.2.1", NOON, 1.9, RefusalReason.GLOBAL),
     ],
 )
-def test_what_is_asked_comes_in_order(peer: str, wall: float, load: float, reason: RefusalReason) -> None:
-    """Address, time, load, then the daemon's limit: the first check that fails gives the refusal."""
+def test_checks_run_in_order(peer: str, wall: float, load: float, reason: RefusalReason) -> None:
+    """Address, time, load, then the global limit: the first check that fails gives the refusal."""
     assert _reason(_admission(_STRICT, GlobalLimit(max_connections=0), wall=wall, load=load), peer) is reason
 
 
 def test_limits_and_rates_in_order() -> None:
-    """A service's own limit goes before a source's, that before the rates."""
+    """The limit of the service is checked before that of the source, and limits before rates."""
     admission = _admission(_STRICT)
-    one = _let_in(admission, "192.0.2.1")
+    one = _admitted(admission, "192.0.2.1")
     assert _reason(admission, "192.0.2.1") is RefusalReason.PER_SOURCE
-    two = _let_in(admission, "192.0.2.2")
+    two = _admitted(admission, "192.0.2.2")
     assert _reason(admission, "192.0.2.1") is RefusalReason.INSTANCES
     one.release()
     assert _reason(admission, "192.0.2.1") is RefusalReason.PER_SOURCE_RATE
     two.release()
-    _let_in(admission, "192.0.2.3").release()
+    _admitted(admission, "192.0.2.3").release()
     assert _reason(admission, "192.0.2.4") is RefusalReason.RATE
-    _let_in(admission, "192.0.2.4", now=0.5)
+    _admitted(admission, "192.0.2.4", now=0.5)
 
 
-def test_who_is_refused_by_a_limit_takes_no_token() -> None:
-    """However often he tries."""
+def test_refusal_by_a_limit_takes_no_token() -> None:
+    """Further attempts take no token either."""
     admission = _admission(AccessRules(instances=1, rate=Rate(2, 60)))
-    slot = _let_in(admission)
+    slot = _admitted(admission)
     assert {_reason(admission) for _ in range(10)} == {RefusalReason.INSTANCES}
     slot.release()
-    _let_in(admission)
+    _admitted(admission)
 
 
-def test_a_refusal_names_its_rule_and_place() -> None:
-    """The option as it would be written, and where it stands; a default stands nowhere."""
+def test_refusal_has_its_rule_and_location() -> None:
+    """The rule is written as in a services file; a default has no location."""
     rules = replace(_STRICT, instances=1)
     admission = _admission(rules)
-    _let_in(admission)
+    _admitted(admission)
     refusal = _refused(admission, "192.0.2.2")
     assert (refusal.text, str(refusal.rule)) == ("1 connections are open", "instances=1 (services:7:40)")
     refusal = _refused(_admission(rules, wall=0.0))
@@ -143,40 +143,40 @@ def test_a_refusal_names_its_rule_and_place() -> None:
 
 
 def test_a_prefix_counts_as_one_source() -> None:
-    """A /24 or a /64; an IPv4-mapped client counts as its IPv4 address."""
+    """A /24 or a /64 is one source; an IPv4-mapped address is the IPv4 address."""
     admission = _admission(AccessRules(per_source=1, per_source_prefix=PrefixLengths(24, 64)))
     for one, other in (("192.0.2.1", "::ffff:192.0.2.9"), ("fd00::1", "fd00::ffff:0:0:9%eth0")):
-        slot = _let_in(admission, one)
+        slot = _admitted(admission, one)
         assert _room(admission, other) == (0, RefusalReason.PER_SOURCE)
         slot.release()
         assert _room(admission, other) == (1, RefusalReason.PER_SOURCE)
-        _let_in(admission, other)
+        _admitted(admission, other)
 
 
-def test_the_daemons_limit_holds_for_all_services() -> None:
-    """Whichever they come by; a reload may change it."""
+def test_global_limit_counts_all_services() -> None:
+    """The limit counts the connections of all services, and a reload may change it."""
     global_limit = GlobalLimit(2)
     one, other = _admission(AccessRules(), global_limit), _admission(AccessRules(instances=9), global_limit)
-    slots = [_let_in(one), _let_in(other)]
+    slots = [_admitted(one), _admitted(other)]
     assert [_reason(one), _reason(other)] == [RefusalReason.GLOBAL] * 2
     assert one.full
     assert str(global_limit.refusal.rule) == "--max-connections 2 (the command line)"
     global_limit.retune()
-    slots.append(_let_in(one))
+    slots.append(_admitted(one))
     assert global_limit.open == 3
 
 
 class TestNames:
-    """A name that may have the last word."""
+    """Host names that decide after the admission by address."""
 
     rules = AccessRules(
         only_from=SOURCES.read("10.0.0.0/8,.example"), no_access=SOURCES.read("bad.example"), instances=1
     )
 
-    def test_the_slot_needs_the_host_name(self) -> None:
-        """And counts meanwhile."""
+    def test_slot_needs_the_host_name(self) -> None:
+        """The connection is counted during the lookup."""
         admission = _admission(self.rules)
-        slot = _let_in(admission)
+        slot = _admitted(admission)
         assert (slot.needs_host_name, admission.open) == (True, 1)
         assert _reason(admission) is RefusalReason.INSTANCES
 
@@ -192,67 +192,67 @@ class TestNames:
             ("10.0.0.1", None, None),
         ],
     )
-    def test_the_name_decides(self, peer: str, name: str | None, reason: RefusalReason | None) -> None:
-        """With a refusal the slot is released, otherwise it is like any other."""
+    def test_host_name_decides(self, peer: str, name: str | None, reason: RefusalReason | None) -> None:
+        """A refusal releases the slot; otherwise the slot is like any other."""
         admission = _admission(self.rules)
-        slot = _let_in(admission, peer)
+        slot = _admitted(admission, peer)
         refusal = slot.check_host_name(name)
         assert (refusal and refusal.reason) is reason
         assert (slot.needs_host_name, admission.open) == (False, 0 if reason else 1)
         slot.release()
         assert admission.open == 0
 
-    def test_rules_that_came_meanwhile_decide(self) -> None:
-        """A reload during the lookup counts."""
+    def test_rules_of_a_reload_during_the_lookup_decide(self) -> None:
+        """The lists in effect at the end of the lookup decide."""
         admission = _admission(self.rules)
-        slot = _let_in(admission)
+        slot = _admitted(admission)
         admission.retune(AccessRules())
         assert slot.check_host_name(None) is None
-        other = _let_in(admission)
+        other = _admitted(admission)
         admission.retune(AccessRules(only_from=()))
         assert other.check_host_name("good.example") is not None
         assert admission.open == 1
 
 
 class TestRoom:
-    """For a listener that rests at the limit."""
+    """Callbacks of a listener that pauses at a limit."""
 
-    def test_it_is_told_once_when_somebody_leaves(self) -> None:
-        """And at once where there is room already."""
+    def test_callback_is_called_once_when_a_connection_ends(self) -> None:
+        """It is called at once if there is room already."""
         admission = _admission(AccessRules(instances=1))
         calls: list[str] = []
         admission.call_when_not_full(lambda: calls.append("at once"))
-        slot = _let_in(admission)
+        slot = _admitted(admission)
         assert admission.full
         admission.call_when_not_full(lambda: calls.append("later"))
         assert calls == ["at once"]
         slot.release()
         assert calls == ["at once", "later"]
-        _let_in(admission).release()
+        _admitted(admission).release()
         assert calls == ["at once", "later"]
 
-    def test_room_in_the_global_limit_is_room_for_all(self) -> None:
-        """One that fills it again leaves the others waiting."""
+    def test_room_below_the_global_limit_wakes_all(self) -> None:
+        """A callback that fills the room again leaves the others waiting."""
         global_limit = GlobalLimit(1)
         admissions = [_admission(AccessRules(), global_limit) for _ in range(3)]
-        slots = [_let_in(admissions[0])]
+        slots = [_admitted(admissions[0])]
 
-        def comes(admission: Admission) -> Callable[[], None]:
-            return lambda: slots.append(_let_in(admission))
+        def admit(admission: Admission) -> Callable[[], None]:
+            return lambda: slots.append(_admitted(admission))
 
         for admission in admissions[1:]:
-            admission.call_when_not_full(comes(admission))
+            admission.call_when_not_full(admit(admission))
         slots.pop().release()
         assert [admission.open for admission in admissions] == [0, 1, 0]
         slots.pop().release()
         assert [admission.open for admission in admissions] == [0, 0, 1]
 
-    def test_a_greater_limit_makes_room(self) -> None:
-        """Of the service or of the daemon; a callback that was removed is not called."""
+    def test_higher_limit_wakes_callbacks(self) -> None:
+        """The limit may be that of the service or the global one; a removed callback is not called."""
         global_limit = GlobalLimit(1)
         admission, gone = _admission(AccessRules(instances=1), global_limit), _admission(AccessRules(), global_limit)
         calls: list[str] = []
-        _let_in(admission)
+        _admitted(admission)
         admission.call_when_not_full(lambda: calls.append("room"))
         gone.call_when_not_full(lambda: calls.append("never"))
         gone.call_when_not_full(None)
@@ -276,15 +276,15 @@ _RULES = st.builds(
     per_source_rate=st.none() | st.just(Rate(2, 1)),
     only_from=st.none() | st.just(SOURCES.read("10.0.0.0/29,.example")),
 )
-_COMES = st.tuples(st.just("comes"), st.integers(0, 1), st.integers(0, 9))
-_LEAVES = st.tuples(st.just("leaves"), st.integers(0, 30), st.booleans())
-_NAMED = st.tuples(st.just("named"), st.integers(0, 30), st.sampled_from([None, "a.example", "a.test"]))
-_CLOCK = st.tuples(st.just("clock"), st.floats(-10, 10), st.none())
-_TUNED = st.tuples(st.just("tuned"), st.integers(0, 1), _RULES)
-_GLOBAL_LIMIT = st.tuples(st.just("global_limit"), _LIMITS, _LIMITS)
+_ADMIT = st.tuples(st.just("admit"), st.integers(0, 1), st.integers(0, 9))
+_RELEASE = st.tuples(st.just("release"), st.integers(0, 30), st.booleans())
+_LOOKUP = st.tuples(st.just("complete_lookup"), st.integers(0, 30), st.sampled_from([None, "a.example", "a.test"]))
+_STEP = st.tuples(st.just("step_clock"), st.floats(-10, 10), st.none())
+_RELOAD = st.tuples(st.just("reload"), st.integers(0, 1), _RULES)
+_GLOBAL_LIMIT = st.tuples(st.just("reload_global_limit"), _LIMITS, _LIMITS)
 
 
-class _World:
+class _AdmissionModel:
     """Two admissions and a global limit, compared with a plain count of all slots."""
 
     def __init__(self, rules: list[AccessRules], most: int | None) -> None:
@@ -294,7 +294,7 @@ class _World:
         self.slots: list[tuple[int, int, ConnectionSlot]] = []
         self.now = 0.0
 
-    def comes(self, which: int, host: int) -> None:
+    def admit(self, which: int, host: int) -> None:
         """Admit a connection; a limit that was reached before must hold."""
         admission, rules = self.admissions[which], self.admissions[which].rules
         before = [number for index, number, _ in self.slots if index == which]
@@ -315,7 +315,7 @@ class _World:
     def source(rules: AccessRules, host: int) -> int:
         return host >> (32 - rules.per_source_prefix.v4)
 
-    def leaves(self, which: int, twice: bool) -> None:
+    def release(self, which: int, twice: bool) -> None:
         """End a connection, perhaps in two ways at once."""
         if self.slots:
             _, _, slot = self.slots.pop(which % len(self.slots))
@@ -323,23 +323,23 @@ class _World:
             if twice:
                 slot.release()
 
-    def named(self, which: int, name: str | None) -> None:
-        """A lookup ends."""
+    def complete_lookup(self, which: int, name: str | None) -> None:
+        """End a lookup."""
         if self.slots:
             index = which % len(self.slots)
             if self.slots[index][2].needs_host_name and self.slots[index][2].check_host_name(name) is not None:
                 self.slots.pop(index)[2].release()
 
-    def clock(self, step: float, _: None) -> None:
-        """Time goes on, or back."""
+    def step_clock(self, step: float, _: None) -> None:
+        """Move the clock forward or back."""
         self.now += step
 
-    def tuned(self, which: int, rules: AccessRules) -> None:
-        """A reload."""
+    def reload(self, which: int, rules: AccessRules) -> None:
+        """Replace the rules of an admission."""
         self.admissions[which].retune(rules)
 
-    def global_limit_(self, most: int | None, _: None) -> None:
-        """A reload of the daemon's limit."""
+    def reload_global_limit(self, most: int | None, _: None) -> None:
+        """Replace the global limit."""
         self.most = most
         self.global_limit.retune(most)
 
@@ -355,7 +355,7 @@ class _World:
             )
             rules = admission.rules
             if rules.per_source is None or rules.rate is not None or rules.per_source_rate is not None:
-                # Without a limit, or with rates that the attempts would use up.
+                # There is no limit, or the attempts would use up the rates.
                 continue
             for host in range(10):
                 here = sum(self.source(rules, each) == self.source(rules, host) for each in inside)
@@ -367,23 +367,23 @@ class _World:
 
 @given(
     st.lists(_RULES, min_size=2, max_size=2), _LIMITS,
-    st.lists(st.one_of(_COMES, _COMES, _COMES, _LEAVES, _NAMED, _CLOCK, _TUNED, _GLOBAL_LIMIT), max_size=60),
+    st.lists(st.one_of(_ADMIT, _ADMIT, _ADMIT, _RELEASE, _LOOKUP, _STEP, _RELOAD, _GLOBAL_LIMIT), max_size=60),
 )  # fmt: skip
-def test_counts_are_right_whatever_happens(rules: list[AccessRules], most: int | None, events: list[Any]) -> None:
-    """Never negative, never above a limit by admitting, through reloads and clock steps; zero when all is over."""
-    world = _World(rules, most)
-    for kind, one, other in events:
-        getattr(world, "global_limit_" if kind == "global_limit" else kind)(one, other)
-        world.check()
-    while world.slots:
-        world.leaves(0, twice=True)
-        world.check()
-    assert world.global_limit.open == 0
+def test_counts_agree_with_a_plain_count(rules: list[AccessRules], most: int | None, events: list[Any]) -> None:
+    """Counts are never negative nor above a limit, through reloads and clock steps, and zero at the end."""
+    model = _AdmissionModel(rules, most)
+    for kind, first, second in events:
+        getattr(model, kind)(first, second)
+        model.check()
+    while model.slots:
+        model.release(0, twice=True)
+        model.check()
+    assert model.global_limit.open == 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-2, 2)), max_size=60))
 def test_no_more_are_admitted_than_the_rates_allow(visits: list[tuple[int, float]]) -> None:
-    """Of the service and of each source: at most burst + rate x the time that went by, whatever the clock does."""
+    """A service and a source admit at most burst + rate x elapsed time, whatever the clock does."""
     admission = _admission(AccessRules(rate=Rate(4, 1), per_source_rate=Rate(2, 1), rate_burst=3))
     now = elapsed = 0.0
     admitted = dict.fromkeys(range(4), 0)
@@ -397,7 +397,7 @@ def test_no_more_are_admitted_than_the_rates_allow(visits: list[tuple[int, float
 
 
 def test_users_at_a_unix_socket_are_sources() -> None:
-    """Each counts for itself, whatever the prefixes are, and no user is an IPv4 address."""
+    """Each user is a source of its own, whatever the prefix lengths, and no user has the number of an IPv4 address."""
     admission = _admission(AccessRules(per_source=1, per_source_prefix=PrefixLengths(1, 1)))
     slots = [
         admission.admit(peer, 0.0) for peer in ("uid:0", "uid:0", "uid:1", "uid:4294967295", "", "255.255.255.255")
@@ -410,8 +410,8 @@ def test_users_at_a_unix_socket_are_sources() -> None:
     assert isinstance(admission.admit("uid:0", 0.0), ConnectionSlot)
 
 
-def test_no_list_of_addresses_names_a_user() -> None:
-    """only_from refuses each, no_access none."""
+def test_address_lists_match_no_user() -> None:
+    """only_from refuses every user, no_access none."""
     for peer in ("uid:0", "uid:4294967294", ""):
         assert isinstance(_admission(AccessRules(only_from=SOURCES.read("0.0.0.0/0,::/0"))).admit(peer, 0.0), Refusal)
         assert isinstance(

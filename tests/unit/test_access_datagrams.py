@@ -1,4 +1,4 @@
-"""Which questions in datagrams are answered, and with how much."""
+"""Filter of datagrams: answered questions, and the size of answers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def _reason(
 
 
 @given(st.integers(0, 65_535))
-def test_an_answer_is_no_larger_than_its_question(question: int) -> None:
-    """Or 28 bytes, what the question's own headers cost; with amplify=yes as large as a datagram can be."""
+def test_answer_is_at_most_as_large_as_its_question(question: int) -> None:
+    """The minimum is 28 bytes, the question's own headers; with amplify=yes the limit is the largest datagram."""
     assert _answering(AccessRules()).max_answer(question) == max(question, 28)
     assert _answering(AccessRules(amplify=True)).max_answer(question) == 65_535
 
 
 def test_service_ports_are_not_answered() -> None:
-    """Those below 1024 and the daemon's own, unless answer_service_ports=yes; port 0 never."""
+    """Ports below 1024 and those of the daemon are answered with answer_service_ports=yes only, port 0 never."""
     place = {"answer_service_ports": SourceLocation("services", 2, 9)}
     answering = _answering(AccessRules(locations=place))
     answering.set_local_addresses({7777}, ())
@@ -72,8 +72,8 @@ def test_service_ports_are_not_answered() -> None:
         ("feff::", True),
     ],
 )
-def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
-    """Neither multicast nor broadcast nor unspecified addresses, not even with answer_service_ports=yes."""
+def test_only_unicast_addresses_are_answered(host: str, answered: bool) -> None:
+    """Multicast, broadcast and unspecified addresses are refused, also with answer_service_ports=yes."""
     answering = _answering(AccessRules(answer_service_ports=True))
     assert (_reason(answering, host) is None) is (answered or host.endswith(".2.255"))
     answering.set_local_addresses(frozenset(), {"192.0.2.255"})
@@ -81,15 +81,15 @@ def test_only_single_hosts_are_answered(host: str, answered: bool) -> None:
         assert (_reason(answering, host) is None) is answered
 
 
-def test_lists_hold_for_datagrams_too() -> None:
-    """By address."""
+def test_address_lists_apply_to_datagrams() -> None:
+    """only_from and no_access decide by address."""
     answering = _answering(AccessRules(only_from=SOURCES.read("192.0.2.0/24"), no_access=SOURCES.read("192.0.2.66")))
     found = {host: _reason(answering, host) for host in ("192.0.2.1", "192.0.2.66", "198.51.100.1")}
     assert found == {"192.0.2.1": None, "192.0.2.66": RefusalReason.ADDRESS, "198.51.100.1": RefusalReason.ADDRESS}
 
 
 def test_host_names_stand_for_their_addresses() -> None:
-    """An unknown name in no_access refuses every sender, an unknown name in only_from admits none."""
+    """An unresolved name in no_access refuses every sender, an unresolved name in only_from admits none."""
     rules = AccessRules(
         only_from=SOURCES.read("192.0.2.0/24,good.example"), no_access=SOURCES.read("bad.example,192.0.2.7")
     )
@@ -119,15 +119,15 @@ def test_host_names_stand_for_their_addresses() -> None:
     assert [_reason(answering, host) for host in hosts[:2]] == [None, None]
 
 
-def test_time_and_load_hold_for_datagrams_too() -> None:
-    """As for connections."""
+def test_time_and_load_apply_to_datagrams() -> None:
+    """access_times and max_load refuse datagrams as they refuse connections."""
     assert _reason(_answering(AccessRules(access_times=(TimeRange(60, 120),), zone=UTC))) is RefusalReason.TIME
     assert _reason(_answering(AccessRules(access_times=HOURS.read("0:00-1:00"), zone=UTC))) is None
     assert _reason(_answering(AccessRules(max_load=2.0), load=2.5)) is RefusalReason.LOAD
 
 
-def test_a_source_gets_so_many_answers() -> None:
-    """Which bounds what a loop costs; others do not feel it."""
+def test_answers_of_a_source_are_limited() -> None:
+    """The limit of one source bounds a loop and does not affect other sources."""
     answering = _answering(AccessRules(per_source_rate=Rate(2, 1)))
     found = [_reason(answering) for _ in range(3)]
     assert found == [None, None, RefusalReason.PER_SOURCE_RATE]
@@ -135,15 +135,15 @@ def test_a_source_gets_so_many_answers() -> None:
     assert _reason(answering, now=0.5) is None
 
 
-def test_what_is_refused_takes_no_token() -> None:
-    """Forged questions from a service's port use up no answers of a source."""
+def test_refused_question_takes_no_token() -> None:
+    """Forged questions from a service port use up no answers of a source."""
     answering = _answering(AccessRules(per_source_rate=Rate(1, 1)))
     assert {_reason(answering, port=7) for _ in range(5)} == {RefusalReason.PORT}
     assert _reason(answering) is None
 
 
-def test_many_senders_are_told_apart_still() -> None:
-    """More than are known at once by their text."""
+def test_more_senders_than_the_cache_holds() -> None:
+    """The verdicts stay right when the cache of senders is cleared."""
     answering = _answering(AccessRules(only_from=SOURCES.read("10.0.0.0/9")))
     for number in range(20_000):
         host = f"10.{number >> 8 & 1 and 200}.{number >> 8}.{number & 255}"

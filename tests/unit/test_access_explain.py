@@ -1,4 +1,4 @@
-"""What would happen, step by step."""
+"""Dry run of an admission, step by step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FULL = AccessRules(
 )
 
 
-def _told(steps: list[Step]) -> list[str]:
+def _step_texts(steps: list[Step]) -> list[str]:
     return [f"{step.check} {step.outcome}: {step.text} [{step.rule}]" for step in steps]
 
 
@@ -41,7 +41,7 @@ def _query(peer: str = "10.0.0.1", **values: Any) -> ExplainQuery:
 
 def test_from_the_file_alone() -> None:
     """Each step has its rule and location; steps on the current state have the outcome "depends"."""
-    assert _told(explain(_FULL, _query())) == [
+    assert _step_texts(explain(_FULL, _query())) == [
         "address passes: only_from=10.0.0.0/8 admits it [only_from=10.0.0.0/8 (the default)]",
         "time passes: the local time is 12:00 [access_times=8:00-18:00 (the default)]",
         "load depends: the load average is not known [max_load=2.0 (the default)]",
@@ -52,21 +52,21 @@ def test_from_the_file_alone() -> None:
     ]
 
 
-def test_it_ends_with_the_step_that_refuses() -> None:
-    """Nothing after it is asked."""
-    assert _told(explain(_FULL, _query("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
+def test_steps_end_with_the_refusal() -> None:
+    """No check after the refusal is explained."""
+    assert _step_texts(explain(_FULL, _query("11.0.0.1", looked_up=True, name="x.test", load=9.0)))[-1:] == [
         "load refuses: the load average is 9.00 [max_load=2.0 (the default)]"
     ]
     assert [step.check for step in explain(_FULL, _query(moment=0.0))] == ["address", "time"]
     rules = AccessRules(no_access=_FULL.no_access, locations=_FULL.locations)
-    assert _told(explain(rules, _query("10.6.0.1"))) == [
+    assert _step_texts(explain(rules, _query("10.6.0.1"))) == [
         "address refuses: no_access=10.6.0.0/16 refuses it [no_access=10.6.0.0/16 (services:4:7)]"
     ]
-    assert _told(explain(rules, _query())) == ["address passes: no rule restricts addresses [None]"]
+    assert _step_texts(explain(rules, _query())) == ["address passes: no rule restricts addresses [None]"]
 
 
-def test_a_name_has_the_last_word() -> None:
-    """Where it could change what the address decides; it need not be known."""
+def test_host_name_decides_last() -> None:
+    """The step of the name is present if the name can change the verdict of the address; the name may be unknown."""
     rules = AccessRules(only_from=_FULL.only_from, no_access=SOURCES.read("bad.example"))
     ends: dict[str, dict[str, Any]] = {
         "name depends: on the host name, which has not been resolved": {},
@@ -76,23 +76,23 @@ def test_a_name_has_the_last_word() -> None:
         "name refuses: it has no confirmed host name, and only_from=.example needs one": {"looked_up": True},
     }
     for end, values in ends.items():
-        first, last = _told(explain(rules, _query("192.0.2.1", **values)))
+        first, last = _step_texts(explain(rules, _query("192.0.2.1", **values)))
         assert first.startswith("address depends: on the host name [only_from=.example")
         assert last.startswith(end)
     open_to_all = AccessRules(no_access=SOURCES.read("bad.example"))
-    assert _told(explain(open_to_all, _query(looked_up=True, name="x.test")))[-1] == (
+    assert _step_texts(explain(open_to_all, _query(looked_up=True, name="x.test")))[-1] == (
         "name passes: no rule refuses x.test [None]"
     )
 
 
-def test_datagrams_are_not_counted_and_wait_for_no_name() -> None:
-    """Nor are those answered that are no single hosts."""
+def test_datagrams_have_no_counts_and_no_lookup() -> None:
+    """Senders without a unicast address are refused."""
     steps = explain(_FULL, _query(datagram=True, load=0.5))
     assert [step.check for step in steps] == ["address", "time", "load", "rate", "per_source_rate"]
-    assert _told(explain(_FULL, _query("11.0.0.1", datagram=True)))[0].startswith(
+    assert _step_texts(explain(_FULL, _query("11.0.0.1", datagram=True)))[0].startswith(
         "address refuses: only_from does not match it"
     )
-    assert _told(explain(AccessRules(), _query("224.0.0.1", datagram=True))) == [
+    assert _step_texts(explain(AccessRules(), _query("224.0.0.1", datagram=True))) == [
         "address refuses: it is not a unicast address [None]"
     ]
 
@@ -117,7 +117,7 @@ _RULES = st.builds(
     st.integers(0, 86_399),
     st.sampled_from([0.5, 1.5]),
 )
-def test_it_says_what_the_admission_does(
+def test_explanation_agrees_with_the_admission(
     rules: AccessRules, peer: str, name: str | None, moment: int, load: float
 ) -> None:
     """The last step refuses if and only if the admission does, for the same reason and by the same rule."""

@@ -1,4 +1,4 @@
-"""The types of the values of access options."""
+"""Types of the values of access options."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
         (ZONE, "Etc/GMT+5", "Etc/GMT+5"),
     ],
 )
-def test_what_is_read_can_be_written_and_read(kind: ValueType[Any], word: str, value: object) -> None:
-    """A word reads as its value, and the value's own spelling reads as the same."""
+def test_values_are_written_as_they_are_read(kind: ValueType[Any], word: str, value: object) -> None:
+    """A word reads as its value, and the value's own spelling reads as the same value."""
     assert kind.read(word) == value
     assert kind.read(kind.write(value)) == value
 
@@ -80,8 +80,8 @@ def test_what_is_read_can_be_written_and_read(kind: ValueType[Any], word: str, v
         (LOAD, ["", "0", "0.00", "-1", "1e3", "nan", "inf", "10000", "1.234"]),
     ],
 )  # fmt: skip
-def test_what_is_not_of_the_kind_is_refused(kind: ValueType[Any], words: list[str]) -> None:
-    """Nothing that could be a mistake is taken for a value."""
+def test_invalid_words_are_refused(kind: ValueType[Any], words: list[str]) -> None:
+    """A word that may be a mistake is not read as a value."""
     for word in words:
         with pytest.raises(ValueError):
             kind.read(word)
@@ -92,15 +92,15 @@ def test_what_is_not_of_the_kind_is_refused(kind: ValueType[Any], words: list[st
     [("10.0.0.0", 8), ("10.1.0.0", 16), ("10.0.1.0", 24), ("10.0.0.1", 32), ("0.0.0.0", 0), ("10.0.0.10", 32)],
 )
 def test_zeros_at_the_end_of_an_address_mean_its_network(word: str, prefix: int) -> None:
-    """As in xinetd; an address with a prefix is taken as it is."""
+    """Trailing zeros are wildcards, as in xinetd; an address with a prefix length is not changed."""
     (source,) = SOURCES.read(word)
     assert source.last - source.first + 1 == 1 << (32 - prefix)
     (single,) = SOURCES.read(f"{word}/32")
     assert single.first == single.last
 
 
-def test_two_colons_mean_everybody_by_ipv6() -> None:
-    """As 0.0.0.0 does for IPv4."""
+def test_two_colons_mean_all_ipv6_addresses() -> None:
+    """`::` is all of IPv6, as 0.0.0.0 is all of IPv4."""
     assert [(each.first, each.last) for each in SOURCES.read("::")] == [
         (each.first, each.last) for each in SOURCES.read("::/0")
     ]
@@ -108,7 +108,7 @@ def test_two_colons_mean_everybody_by_ipv6() -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_an_ipv4_mapped_address_is_the_ipv4_address(number: int) -> None:
-    """However a peer or a network is written."""
+    """An IPv4-mapped peer or network has the numbers of the IPv4 address."""
     text = str(IPv4Address(number))
     assert address_number(text) == address_number(f"::ffff:{text}") == number
     (source,) = SOURCES.read(f"::ffff:{text}/120")
@@ -117,13 +117,13 @@ def test_an_ipv4_mapped_address_is_the_ipv4_address(number: int) -> None:
 
 @given(st.integers(0, 2**128 - 1).filter(lambda number: number >> 32 != 0xFFFF))
 def test_ipv6_comes_after_ipv4(number: int) -> None:
-    """Every IPv6 address has a number of its own; its interface does not count."""
+    """Every IPv6 address has a number above those of IPv4; its scope is ignored."""
     text = str(IPv6Address(number))
     assert address_number(text) == address_number(f"{text}%eth0") == number + V6
 
 
 def test_a_peer_without_address_is_local() -> None:
-    """And what is no address is an error."""
+    """An empty peer has the number of a local client; text that is not an address is an error."""
     assert address_number("") == LOCAL
     for text in ("localhost", "1.2.3", "1.2.3.4.5", ":", "::g"):
         with pytest.raises(ValueError):

@@ -1,4 +1,4 @@
-"""The access options: what is wrong with them, and the rules that they make."""
+"""Access options: their problems, and the rules made from them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _problems(text: str, files: FakeFiles | None = None) -> list[str]:
     return [str(problem) for problem in check(config_of(text), files or FakeFiles(), FakeMachine())[1]]
 
 
-def test_without_options_a_admission_is_open() -> None:
-    """A built-in asks nothing of a connection."""
+def test_admission_without_options_is_open() -> None:
+    """A built-in without options restricts no connection."""
     rules = rules_of(service_of("echo 7/tcp"))
     assert not rules.has_address_lists
     assert (rules.access_times, rules.zone, rules.max_load) == ((), None, None)
@@ -41,14 +41,14 @@ def test_without_options_a_admission_is_open() -> None:
         ("echo /e/unixgram", None, None),
     ],
 )
-def test_the_defaults_that_protect(line: str, instances: int | None, source_rate: Rate | None) -> None:
-    """Of a spawned service 64 processes, over UDP 1000 answers a second to a source; none lifts both."""
+def test_protective_defaults(line: str, instances: int | None, source_rate: Rate | None) -> None:
+    """A spawned service has 64 processes, a service over UDP 1000 answers per second and source; none lifts both."""
     rules = rules_of(service_of(line))
     assert (rules.instances, rules.per_source_rate) == (instances, source_rate)
 
 
 def test_every_option_is_a_rule() -> None:
-    """With its value and its place."""
+    """Each rule has the value and the location of its option."""
     rules = rules_of(
         service_of(
             "echo 7/tcp only_from=10.0.0.0/8 no_access=10.0.0.1 access_times=8:00-18:00 access_zone=UTC max_load=2.5 "
@@ -68,21 +68,21 @@ def test_every_option_is_a_rule() -> None:
     assert rules.locations["only_from"] == SourceLocation("s", 1, 22)
 
 
-def test_defaults_of_the_file_have_their_place() -> None:
-    """A rule that a whole file shares is shown where it stands."""
+def test_rule_from_defaults_has_its_location() -> None:
+    """The rule of a value in @defaults has the location in @defaults."""
     config = config_of("@defaults only_from=10.0.0.0/8,.example\necho 7/tcp")
     (_, (_, name)) = rules_of(config.services[0]).entries("only_from")
     assert name.location == SourceLocation("s", 1, 32)
 
 
-def test_a_value_that_is_none_is_shown_with_what_would_be_one() -> None:
-    """At the value's place."""
+def test_invalid_value_is_reported_with_what_is_accepted() -> None:
+    """The problem has the location of the value and the accepted values."""
     (problem,) = problems_of("echo 7/tcp rate=10")
     assert problem == "s:1:17: rate takes a number per second, minute or hour: 10/s, 100/m, 1000/h; or none, not '10'"
 
 
 def test_a_time_zone_must_be_known() -> None:
-    """The machine is asked at check time."""
+    """The check looks the zone up on the machine."""
     assert _problems("echo 7/tcp access_zone=Europe/Berlin") == []
     (problem,) = _problems("echo 7/tcp access_zone=Mars/Olympus")
     assert problem.startswith("s:1:24: access_zone: no time zone 'Mars/Olympus' on this machine; ")
@@ -92,13 +92,13 @@ def test_a_time_zone_must_be_known() -> None:
     ("name", "known"), [("UTC", True), ("America", False), ("No/Where", False), ("x" * 300, False)]
 )
 def test_the_machines_time_zones(name: str, known: bool) -> None:
-    """Also where the database has a directory of that name, or could have none."""
+    """Directories and invalid names of the time zone database are no zones."""
     assert Host().has_zone(name) is known
 
 
 @pytest.mark.parametrize("option", ["banner", "banner_success", "banner_fail"])
-def test_a_banner_must_be_there_and_short(option: str) -> None:
-    """64 KiB at most, and 16 KiB where it must fit in a new socket's buffer."""
+def test_banner_must_exist_and_be_short(option: str) -> None:
+    """A banner has at most 64 KiB, and 16 KiB if it must fit in the buffer of a new socket."""
     files = FakeFiles({"/16": b"x" * 16_384, "/17": b"x" * 16_385, "/64": b"x" * 65_536, "/65": b"x" * 65_537})
     column = len(f"echo 7/tcp {option}=") + 1
     assert _problems(f"echo 7/tcp {option}=/64", files) == []
@@ -117,7 +117,7 @@ def test_a_banner_must_be_there_and_short(option: str) -> None:
 @pytest.mark.parametrize(
     "word", ["only_from=10.0.0.1", "no_access=10.0.0.1", "per_source=3", "per_source_rate=1/s", "proxy_protocol=::1"]
 )
-def test_nobody_is_let_in_unseen(word: str) -> None:
+def test_access_options_contradict_wait(word: str) -> None:
     """With wait=yes svcd can't check clients, so access options on the line are mistakes."""
     line = f"x 7/tcp server=/bin/cat wait=yes {word}"
     (problem,) = _problems(line)
@@ -126,7 +126,7 @@ def test_nobody_is_let_in_unseen(word: str) -> None:
     )
 
 
-def test_what_defaults_ask_for_can_be_taken_back() -> None:
+def test_defaults_of_access_options_with_wait() -> None:
     """Defaults that a line with wait=yes can't have give warnings, unless the line unsets them."""
     defaults = "@defaults proxy_protocol=10.0.0.1 per_source=3\n"
     found = problems_of(f"{defaults}x 7/tcp server=/bin/cat wait=yes")
@@ -142,7 +142,7 @@ def test_what_defaults_ask_for_can_be_taken_back() -> None:
     ],
 )
 def test_proxies_that_can_not_connect(line: str, text: str) -> None:
-    """A line whose proxies can't connect is a mistake; proxies in @defaults are for several services."""
+    """A line with proxies that can't connect is a mistake; proxies in @defaults are for several services."""
     (problem,) = _problems(line)
     assert problem.endswith(f": proxy_protocol: {text}")
     assert _problems(line + ",local,10.0.0.0/8") == []
@@ -150,6 +150,6 @@ def test_proxies_that_can_not_connect(line: str, text: str) -> None:
     assert _problems(f"@defaults {option}\n{where}") == []
 
 
-def test_a_datagram_shows_who_asks() -> None:
-    """So over udp wait=yes can be guarded."""
+def test_wait_over_udp_can_have_access_options() -> None:
+    """A datagram has its sender, so access options apply with wait=yes."""
     assert _problems("x 7/udp server=/bin/cat wait=yes only_from=10.0.0.1 rate=1/s") == []

@@ -1,4 +1,4 @@
-"""How fast: token buckets."""
+"""Rate limits: token buckets."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _RATES = st.builds(Rate, st.integers(1, 20), st.sampled_from([1, 60]))
 _STEPS = st.lists(st.integers(0, 200), max_size=80)
 
 
-def _never_too_many(times: Sequence[float], rate: Rate, burst: int) -> None:
-    """In no span of time more than burst + rate x span."""
+def _assert_rate(times: Sequence[float], rate: Rate, burst: int) -> None:
+    """Assert that every span of time has at most burst + rate x span admissions."""
     for first, start in enumerate(times):
         for last in range(first, len(times)):
             allowed = burst + rate.count / rate.seconds * (times[last] - start)
@@ -33,7 +33,7 @@ def _never_too_many(times: Sequence[float], rate: Rate, burst: int) -> None:
 
 @given(_RATES, st.integers(1, 8), _STEPS)
 def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burst: int, steps: list[int]) -> None:
-    """Between any two moments, and no less: each refusal was necessary."""
+    """The limit holds between any two moments, and each refusal is necessary."""
     bucket = TokenBucket(rate, burst)
     now, taken = 0.0, []
     for step in steps:
@@ -44,12 +44,12 @@ def test_a_bucket_admits_no_more_than_burst_and_rate_times_time(rate: Rate, burs
         else:
             # One more would have been too many, for some span that ends now.
             with pytest.raises(AssertionError):
-                _never_too_many([*taken, now - 1e-5], rate, burst)
-    _never_too_many(taken, rate, burst)
+                _assert_rate([*taken, now - 1e-5], rate, burst)
+    _assert_rate(taken, rate, burst)
 
 
 class _Remembered(SourceTokenBuckets):
-    """Records of each source whether it was remembered when it asked."""
+    """Buckets that record whether each source was remembered at its request."""
 
     def remembers(self, source: int) -> bool:
         return source in self._young or source in self._old
@@ -59,10 +59,8 @@ class _Remembered(SourceTokenBuckets):
     _RATES, st.integers(1, 5), st.integers(2, 8),
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 40)), max_size=150),
 )  # fmt: skip
-def test_a_source_gains_one_token_by_being_pushed_out(
-    rate: Rate, burst: int, most: int, visits: list[tuple[int, int]]
-) -> None:
-    """With more sources than are remembered, in bounded memory: burst + rate x time, and one when it is unknown."""
+def test_forgotten_source_gains_one_token(rate: Rate, burst: int, most: int, visits: list[tuple[int, int]]) -> None:
+    """With more sources than are remembered: burst + rate x time, and one token for an unknown source."""
     buckets = _Remembered(rate, burst, most)
     now = 0.0
     taken: dict[int, list[float]] = {}
@@ -78,14 +76,12 @@ def test_a_source_gains_one_token_by_being_pushed_out(
             assert known
         assert len(buckets) <= most
     for times in taken.values():
-        _never_too_many(times, rate, burst)
+        _assert_rate(times, rate, burst)
 
 
 @given(st.integers(1, 3), st.sampled_from([60, 3600]), st.integers(1, 4), st.integers(2, 50), st.integers(0, 400))
-def test_forged_sources_lock_out_none_that_was_never_seen(
-    count: int, seconds: int, burst: int, most: int, forged: int
-) -> None:
-    """However slow the rate is, however many there are, and however empty their buckets: it has its first token."""
+def test_forged_sources_lock_out_no_new_source(count: int, seconds: int, burst: int, most: int, forged: int) -> None:
+    """A new source has a token, whatever the rate, the number of sources and the state of their buckets."""
     buckets = SourceTokenBuckets(Rate(count, seconds), burst, most)
     for source in range(forged):
         for _ in range(burst + 1):
@@ -94,8 +90,8 @@ def test_forged_sources_lock_out_none_that_was_never_seen(
     assert len(buckets) <= most
 
 
-def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
-    """With fewer than half a table of other sources between two questions, it waits for its next token."""
+def test_active_source_is_not_forgotten() -> None:
+    """With fewer than half a table of other sources between two requests, a source waits for its next token."""
     buckets = SourceTokenBuckets(Rate(1, 60), 2, max_sources=20)
     assert [buckets.take(-1, 0.0) for _ in range(3)] == [True, True, False]
     for source in range(400):
@@ -109,10 +105,8 @@ def test_a_source_that_asks_all_the_time_is_not_forgotten() -> None:
 @given(
     _RATES, st.integers(1, 5), st.lists(st.tuples(st.integers(0, 12), st.integers(0, 40)), max_size=100),
 )  # fmt: skip
-def test_sources_that_are_all_remembered_do_not_feel_each_other(
-    rate: Rate, burst: int, visits: list[tuple[int, int]]
-) -> None:
-    """Each is treated as if it had a bucket of its own."""
+def test_remembered_sources_do_not_affect_each_other(rate: Rate, burst: int, visits: list[tuple[int, int]]) -> None:
+    """Each source has the tokens of a bucket of its own."""
     buckets = SourceTokenBuckets(rate, burst)
     own = {source: TokenBucket(rate, burst) for source, _ in visits}
     now = 0.0
@@ -124,7 +118,7 @@ def test_sources_that_are_all_remembered_do_not_feel_each_other(
             own[source].take(now)
 
 
-def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> None:
+def test_forgotten_source_has_one_token_and_no_full_bucket() -> None:
     """A new source after a flood has one token as well, and the rest as soon as the fullest forgotten bucket has."""
     buckets = SourceTokenBuckets(Rate(1, 1), 2, max_sources=4)
     assert [buckets.take(1, 0.0) for _ in range(3)] == [True, True, False]
@@ -135,8 +129,8 @@ def test_a_source_that_was_pushed_out_finds_one_token_and_no_full_bucket() -> No
     assert [buckets.take(101, 3.0) for _ in range(3)] == [True, True, False]
 
 
-def test_a_flood_is_forgotten_when_it_is_over() -> None:
-    """Sources that are idle take no memory for long."""
+def test_idle_sources_are_removed() -> None:
+    """Idle sources take no memory for long."""
     buckets = SourceTokenBuckets(Rate(10, 1), 1)
     for source in range(20_000):
         buckets.take(source, 0.0)
@@ -147,8 +141,8 @@ def test_a_flood_is_forgotten_when_it_is_over() -> None:
 
 
 @given(st.lists(st.integers(-10_000, 10_000), max_size=50))
-def test_a_clock_that_goes_back_only_stands_still(steps: list[int]) -> None:
-    """Time never goes back, and goes on by every step forward."""
+def test_clock_does_not_go_back(steps: list[int]) -> None:
+    """A step back of the other clock counts as no time, a step forward in full."""
     forward = NonDecreasingClock()
     clock, before, total = 0, forward.at(0), 0
     for step in steps:
@@ -173,7 +167,7 @@ def test_a_clock_that_goes_back_only_stands_still(steps: list[int]) -> None:
     ],
 )
 def test_a_source_is_a_prefix(one: str, other: str, same: bool) -> None:
-    """A /24 or a /64 counts as one, and no IPv6 source is an IPv4 one."""
+    """A /24 or a /64 is one source, and no IPv6 source has the number of an IPv4 source."""
     sources = SourceMask(PrefixLengths(24, 64))
     assert (sources.of(address_number(one)) == sources.of(address_number(other))) is same
 
@@ -183,31 +177,31 @@ def _answers(meter: RateLimiter, visits: Sequence[tuple[int, float]]) -> list[Re
     return [None if refusal is None else refusal.reason for refusal in found]
 
 
-def test_who_is_refused_by_one_rate_takes_no_token_of_the_other() -> None:
-    """A source that is too fast leaves the service's tokens to others, and the other way round."""
+def test_refusal_by_one_rate_takes_no_token_of_the_other() -> None:
+    """A source over its rate takes no token of the service, and the other way round."""
     meter = RateLimiter(AccessRules(rate=Rate(3, 1), per_source_rate=Rate(1, 1)))
     here, rate = RefusalReason.PER_SOURCE_RATE, RefusalReason.RATE
     assert _answers(meter, [(1, 0.0), (1, 0.0), (1, 0.0), (2, 0.0), (3, 0.0)]) == [None, here, here, None, None]
     assert _answers(meter, [(4, 0.0), (4, 0.34)]) == [rate, None]
 
 
-def test_the_burst_is_the_rates_own_count_or_what_is_said() -> None:
-    """10/m lets ten come at once, with rate_burst=2 two."""
+def test_burst_is_the_count_of_the_rate_or_rate_burst() -> None:
+    """rate=10/m admits ten at once, with rate_burst=2 two."""
     assert _answers(RateLimiter(AccessRules(rate=Rate(10, 60))), [(1, 0.0)] * 11) == [None] * 10 + [RefusalReason.RATE]
     assert _answers(RateLimiter(AccessRules(rate=Rate(10, 60), rate_burst=2)), [(1, 0.0)] * 3) == [None] * 2 + [
         RefusalReason.RATE
     ]
 
 
-def test_a_clock_set_back_locks_nobody_out() -> None:
+def test_clock_that_is_set_back_locks_out_no_source() -> None:
     """Tokens come again from the first second on."""
     meter = RateLimiter(AccessRules(per_source_rate=Rate(1, 1)))
     here = RefusalReason.PER_SOURCE_RATE
     assert _answers(meter, [(1, 1e6), (1, 1e6), (1, 0.0), (1, 1.0), (1, 1.5)]) == [None, here, here, None, here]
 
 
-def test_new_rules_leave_a_bucket_alone_whose_own_is_the_same() -> None:
-    """A reload is no way to get a full bucket, unless the rate itself is changed."""
+def test_reload_keeps_buckets_of_unchanged_rates() -> None:
+    """A reload fills no bucket, unless its own rate changes."""
     meter = RateLimiter(AccessRules(rate=Rate(1, 60)))
     assert _answers(meter, [(1, 0.0), (1, 1.0)]) == [None, RefusalReason.RATE]
     meter.retune(AccessRules(rate=Rate(1, 60), per_source_rate=Rate(1, 1)))

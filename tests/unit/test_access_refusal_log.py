@@ -1,4 +1,4 @@
-"""Refusals, aggregated by the second."""
+"""Refusals aggregated by second and reason."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _RATE = Refusal(RefusalReason.RATE, "too fast")
 _TIME = Refusal(RefusalReason.TIME, "too late")
 
 
-def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
-    """With the count, and the first of those that it is about."""
+def test_first_refusal_is_logged_at_once_and_the_next_second_in_one_line() -> None:
+    """A line has the number of refusals and the first of them."""
     summary = RefusalAggregator()
     assert summary.due(0.0) is None
     assert summary.add(_RATE, "192.0.2.1", 0.0) == RefusalLine(_RATE, "192.0.2.1", 1)
@@ -31,8 +31,8 @@ def test_the_first_is_told_at_once_and_the_next_second_in_one_line() -> None:
     assert summary.counts == {RefusalReason.RATE: 4}
 
 
-def test_at_the_end_nothing_waits() -> None:
-    """At the end of the service all pending lines are written at once."""
+def test_pending_refusals_are_logged_at_the_end() -> None:
+    """At the end of the service all pending lines are returned at once."""
     summary = RefusalAggregator()
     for number in range(3):
         summary.add(_RATE, f"192.0.2.{number}", 5.0)
@@ -41,7 +41,7 @@ def test_at_the_end_nothing_waits() -> None:
 
 
 def test_each_reason_has_its_own_line() -> None:
-    """A flood for one reason hides no other."""
+    """Many refusals for one reason hide no other reason."""
     summary = RefusalAggregator()
     assert summary.add(_RATE, "192.0.2.1", 0.0) is not None
     assert summary.add(_RATE, "192.0.2.1", 0.0) is None
@@ -49,7 +49,7 @@ def test_each_reason_has_its_own_line() -> None:
     assert summary.counts == {RefusalReason.RATE: 2, RefusalReason.TIME: 1}
 
 
-def test_a_clock_that_is_set_back_holds_no_line() -> None:
+def test_clock_that_is_set_back_delays_no_line() -> None:
     """Pending refusals are logged with the next one, and the timer waits at most a second."""
     summary = RefusalAggregator()
     summary.add(_RATE, "192.0.2.1", 1e6)
@@ -59,7 +59,7 @@ def test_a_clock_that_is_set_back_holds_no_line() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([_RATE, _TIME]), st.integers(0, 100), st.booleans()), max_size=80))
-def test_no_more_than_a_line_a_second_and_nothing_is_lost(visits: list[tuple[Refusal, int, bool]]) -> None:
+def test_one_line_per_second_and_no_refusal_is_lost(visits: list[tuple[Refusal, int, bool]]) -> None:
     """The counts of a reason's lines add up, and any two lines are a second apart."""
     summary = RefusalAggregator()
     now, written = 0.0, []

@@ -1,4 +1,4 @@
-"""access_times."""
+"""The timetable of access_times."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def _is_open(spans: str, clock: str, zone: ZoneInfo | None = None) -> bool:
         ("12:00-0:00", ["12:00:00", "23:59:59"], ["00:00:00"]),
     ],
 )
-def test_a_span_holds_from_its_start_to_before_its_end(spans: str, opened: list[str], closed: list[str]) -> None:
-    """Of several any is enough; one whose end comes first goes across midnight."""
+def test_range_includes_its_start_and_excludes_its_end(spans: str, opened: list[str], closed: list[str]) -> None:
+    """Any of several ranges is enough; a range with the end before the start spans midnight."""
     assert [clock for clock in opened if not _is_open(spans, f"2026-11-21T{clock}")] == []
     assert [clock for clock in closed if _is_open(spans, f"2026-11-21T{clock}")] == []
 
 
-def test_an_hour_that_is_skipped_is_missing() -> None:
-    """On 2026-03-29 it is 3:00 after 1:59: of 2:30-3:30 only the second half is there."""
+def test_skipped_hour() -> None:
+    """On 2026-03-29 3:00 follows 1:59: of 2:30-3:30 only the second half exists."""
     clocks = ["00:59", "01:00", "01:29", "01:30"]
     found = [_is_open("2:30-3:30", f"2026-03-29T{clock}:00", BERLIN) for clock in clocks]
     assert found == [False, True, True, False]
     assert not any(_is_open("2:10-2:50", f"2026-03-29T{clock}:30", BERLIN) for clock in clocks)
 
 
-def test_an_hour_that_comes_twice_holds_twice() -> None:
-    """On 2026-10-25 it is 2:00 again after 2:59: the span is over for half an hour, and comes back."""
+def test_repeated_hour() -> None:
+    """On 2026-10-25 2:00 follows 2:59 once: the range ends for half an hour and starts again."""
     clocks = ["00:29", "00:30", "00:59", "01:00", "01:29", "01:30", "01:59", "02:00"]
     found = [_is_open("2:30-3:00", f"2026-10-25T{clock}:00", BERLIN) for clock in clocks]
     assert found == [False, True, True, False, False, True, True, False]
 
 
-def test_without_a_zone_the_machines_clock_counts() -> None:
-    """As daytime shows it."""
+def test_time_zone_of_the_machine_is_the_default() -> None:
+    """The timetable uses the local time of the machine, as daytime does."""
     moment = 1_795_255_920.0
     wall = datetime.fromtimestamp(moment)
     minute = wall.hour * 60 + wall.minute
@@ -76,10 +76,8 @@ _ZONES = st.sampled_from(["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_
     st.lists(_SPANS, max_size=3), _ZONES, st.integers(1_600_000_000, 1_900_000_000),
     st.lists(st.integers(-100_000, 100_000), max_size=20),
 )  # fmt: skip
-def test_any_order_of_questions_is_answered_by_the_wall_clock(
-    spans: list[TimeRange], zone: str, start: int, steps: list[int]
-) -> None:
-    """Whatever was asked before, forward or back."""
+def test_result_depends_on_the_moment_only(spans: list[TimeRange], zone: str, start: int, steps: list[int]) -> None:
+    """Earlier calls, with earlier or later moments, do not change the result."""
     table = Timetable(spans, ZoneInfo(zone))
     for step in [0, *steps]:
         start += step

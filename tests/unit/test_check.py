@@ -1,4 +1,4 @@
-"""What only the whole file and the machine show."""
+"""Checks of a whole file and against the machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _addresses(text: str, machine: FakeMachine | None = None) -> list[str]:
 def _loaded(
     path: str | None, files: FakeFiles, *, port_offset: int = 0, machine: FakeMachine | None = None
 ) -> list[Endpoint]:
-    """The endpoints of a file, of which no service has a fault."""
+    """Return the endpoints of a file in which no service has a fault."""
     loaded = load_config(path, files, port_offset=port_offset, machine=machine or FakeMachine())
     if loaded.faults:
         raise ConfigError(loaded.faults)
@@ -64,13 +64,13 @@ def _problems(text: str, machine: FakeMachine | None = None, files: FakeFiles | 
         ("echo 7/tcp disable=yes bind=nowhere", []),
     ],
 )
-def test_where_a_service_listens(line: str, addresses: list[str]) -> None:
-    """One endpoint for each family, each address of bind=, or the path."""
+def test_endpoints_of_a_service(line: str, addresses: list[str]) -> None:
+    """A service has one endpoint for each version of IP, each address of bind=, or the path."""
     assert _addresses(line) == addresses
 
 
-def test_a_family_that_the_machine_lacks_is_left_out() -> None:
-    """Tcp listens on what there is, with bind= as without."""
+def test_missing_ip_version_is_left_out() -> None:
+    """tcp listens on the versions of IP that the machine has, with and without bind=."""
     assert _addresses("echo 7/tcp\nupper 8/tcp bind=127.0.0.1,::1", FakeMachine(families=frozenset({4}))) == [
         "0.0.0.0:7",
         "127.0.0.1:8",
@@ -84,13 +84,13 @@ def test_a_family_that_the_machine_lacks_is_left_out() -> None:
         ("echo 7/tcp bind=::1", "s:1:17: bind: this machine does not support the IP version of these addresses"),
     ],
 )
-def test_a_family_that_was_asked_for_alone_must_be_there(line: str, problem: str) -> None:
-    """Nothing to listen on is a Problem."""
+def test_required_ip_version_is_missing(line: str, problem: str) -> None:
+    """A service without any endpoint has a problem."""
     assert _problems(line, FakeMachine(families=frozenset({4}))) == [problem]
 
 
 def test_a_machine_without_any_ip() -> None:
-    """A service with a port needs some IP."""
+    """A service with a port requires a version of IP."""
     assert _problems("echo 7/tcp", FakeMachine(families=frozenset())) == [
         "s:1:1: this machine has no IPv4; use another protocol than tcp"
     ]
@@ -177,21 +177,21 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("text", "problems"), ROWS)
-def test_what_a_check_finds(text: str, problems: list[str]) -> None:
-    """What can't be bound together or is not on the machine is a Problem at its value, with the place of the other."""
+def test_problems_of_a_check(text: str, problems: list[str]) -> None:
+    """Conflicts of addresses have the location of the other service, missing objects that of the value."""
     files = FakeFiles({"/long": "x" * 600, "/good": "well\n%\n"}, folders=["/www"])
     assert _problems(text, files=files) == problems
 
 
-def test_several_owners_of_one_address_are_one_problem_each() -> None:
-    """The second and the third of three services on one port are Problems, both at the first."""
+def test_three_services_on_one_address() -> None:
+    """The second and the third service have a problem each, both with the location of the first."""
     problems = _problems("echo 7/tcp4\nupper 7/tcp4\ndiscard 7/tcp4")
     assert [problem.split(": ")[0] for problem in problems] == ["s:2:1", "s:3:1"]
     assert all("taken by echo/tcp4 at s:1:1" in problem for problem in problems)
 
 
-def test_load_reports_everything_at_once() -> None:
-    """Problems of the grammar, the offset and the machine come in one error, by file and line."""
+def test_load_reports_all_problems() -> None:
+    """Problems of the grammar, the offset and the machine are in one error, by file and line."""
     files = FakeFiles({"/s": "http 80/tcp root=/none\necho 65000/tcp\necho 7/tcp nodelay=x\n@include i",
                        "/i": "upper 7/udp"})  # fmt: skip
     with pytest.raises(ConfigError) as caught:
@@ -201,38 +201,38 @@ def test_load_reports_everything_at_once() -> None:
     assert caught.value.exit_code == 78
 
 
-def test_a_mistake_of_defaults_is_one() -> None:
-    """However many services have it."""
+def test_mistake_in_defaults_is_reported_once() -> None:
+    """The number of services that have the default does not matter."""
     files = FakeFiles({"/s": "@defaults tls_cert=/none\necho 7/tcp\ndaytime 13/tcp\n"})
     with pytest.raises(ConfigError) as caught:
         _loaded("/s", files)
     assert str(caught.value) == "/s:1:20: tls_cert: can't read /none: No such file or directory"
 
 
-def test_load_says_where_services_listen() -> None:
-    """Without mistakes there is an endpoint for each socket, listed in columns."""
+def test_load_lists_the_endpoints() -> None:
+    """A file without mistakes has an endpoint for each socket, listed in columns."""
     files = FakeFiles({"/s": "echo 7/udp4\ndiscard /run/d.sock/unix"})
     lines = listing(_loaded("/s", files, port_offset=10))
     assert list(lines) == ["echo/udp4     0.0.0.0:17   echo", "discard/unix  /run/d.sock  discard"]
 
 
 def test_tls_is_listed() -> None:
-    """It may come from @defaults, for services that were not meant."""
+    """Services with TLS are marked, since tls_cert may come from @defaults."""
     both = Authority().sign("a").bundle
     files = FakeFiles({"/s": "@defaults tls_cert=/c\necho 7/tcp4\nupper 8/tcp4 tls_cert=none", "/c": both})
     lines = listing(_loaded("/s", files, machine=FakeMachine(time=None)))
     assert list(lines) == ["echo/tcp4   0.0.0.0:7  echo over TLS", "upper/tcp4  0.0.0.0:8  upper"]
 
 
-def test_the_embedded_default_has_no_problems() -> None:
-    """Where no services file is, what is served is on the loopback interface alone."""
+def test_embedded_file_has_no_problems() -> None:
+    """Without a services file, services listen on the loopback addresses only."""
     endpoints = _loaded(None, FakeFiles())
     assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
     assert all(endpoint.service.port >= 1024 for endpoint in endpoints)
 
 
 def test_an_unreadable_file_of_quotes() -> None:
-    """The problem has the system's reason."""
+    """The problem has the reason of the system."""
     files = FakeFiles({"/q": OSError(errno.EACCES, "Permission denied")})
     assert _problems("qotd 1/tcp quotes=/q", files=files) == ["s:1:19: quotes: can't read /q: Permission denied"]
 
@@ -266,15 +266,15 @@ MISSING = "No such file or directory"
         ("x 7/tcp redirect=nowhere:7", []),
     ],
 )  # fmt: skip
-def test_what_handlers_need_must_be_there(line: str, problems: list[str]) -> None:
+def test_missing_objects_of_handlers(line: str, problems: list[str]) -> None:
     """Programs, users, directories and modules of enabled services are checked, for the user that will use them."""
     places = dict.fromkeys(["/bin/none", "/jail/bin/sh", "/none/", "/none"], MISSING)
     machine = FakeMachine(reasons={**places, "bad:f": "ModuleNotFoundError: No module named 'bad'"})
     assert _problems(line, machine) == problems
 
 
-def test_python_handlers_are_tried_together() -> None:
-    """Each costs time, so all are asked for at once, and a bad one hides no other."""
+def test_python_handlers_are_imported_together() -> None:
+    """One call imports all modules, and a module that fails hides no other."""
     machine = FakeMachine(reasons={"b:f": "x", "c:f": "y"})
     problems = _problems(
         "a 1/tcp python=a:f\nb 2/tcp python=b:f\nc 3/tcp python=c:f\nd 4/tcp python=d:f user=no", machine
@@ -284,8 +284,8 @@ def test_python_handlers_are_tried_together() -> None:
 
 
 @pytest.mark.parametrize("option", ["idle_timeout", "first_byte_timeout"])
-def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) -> None:
-    """Such a deadline on a wait=yes service's own line is a Problem; one of @defaults does not apply."""
+def test_byte_timeouts_contradict_wait(option: str) -> None:
+    """The timeouts are problems on the line of a wait=yes service; those of @defaults do not apply."""
     line = "a 7/tcp server=/bin/cat wait=yes"
     (problem,) = _problems(f"{line} {option}=5s")
     assert problem.startswith(f"s:1:{35 + len(option)}: {option}: with wait=yes ")
@@ -293,8 +293,8 @@ def test_nobody_sees_bytes_on_a_socket_that_a_process_listens_on(option: str) ->
 
 
 @pytest.mark.parametrize("option", ["only_from", "no_access"])
-def test_a_datagram_waits_for_no_name(option: str) -> None:
-    """Forged senders could cause endless lookups: hosts are looked up beforehand, which is impossible for a domain."""
+def test_domains_in_rules_of_datagram_services(option: str) -> None:
+    """Senders may be forged, so host names are resolved beforehand, which is impossible for a domain."""
     for line in ("echo 7/udp {}", "tftp 69/udp4 server=/bin/cat wait=yes {}"):
         (problem,) = _problems(line.format(f"{option}=10.0.0.0/8,.example.org,host.example.org"))
         assert f"{option}: names of clients are not looked up over udp" in problem
@@ -309,8 +309,8 @@ def _warnings(text: str, machine: FakeMachine) -> list[str]:
     return [each.text for each in check(config_of(text), FakeFiles(), machine)[1] if each.severity is Severity.WARNING]
 
 
-def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
-    """The warning names readable keys; services with user= are left out, and an ordinary load gives no warning."""
+def test_handlers_that_run_as_the_daemons_user() -> None:
+    """The warning lists readable keys; services with user= are left out, and a load without a check has no warning."""
     text = (
         "a 1/tcp server=/bin/cat\nb 2/tcp python=m:f\nc 3/tcp server=/bin/cat user=root\n"
         "echo 4/tcp tls_cert=/c.pem tls_key=/k.pem\nupper 5/tcp tls_cert=/hidden.pem\n"
@@ -335,7 +335,7 @@ def test_what_handlers_of_the_daemons_own_user_reach_is_a_warning() -> None:
 
 
 def test_a_kernel_without_multipath_tcp() -> None:
-    """It is the machine's fault, not the file's."""
+    """The problem is a fault of the machine, not a mistake of the file."""
     [problem] = check(config_of("echo 7/tcp mptcp=yes"), FakeFiles(), FakeMachine(mptcp=False))[1]
     assert problem.severity is Severity.FAULT
     assert problem.text == (
@@ -345,7 +345,7 @@ def test_a_kernel_without_multipath_tcp() -> None:
 
 
 def test_addresses_of_defaults_are_for_both_versions_of_ip() -> None:
-    """A service of one version takes those that fit; on the line itself an address that does not fit is a fault."""
+    """A service uses the addresses of its version; on its own line an address of another version is a fault."""
     config = config_of("@defaults bind=127.0.0.1,::1\nupper 7/tcp4")
     endpoints, problems = check(config, FakeFiles(), FakeMachine())
     assert ([each.address for each in endpoints], problems) == (["127.0.0.1:7"], [])
@@ -363,31 +363,31 @@ def test_addresses_of_defaults_are_for_both_versions_of_ip() -> None:
         ("a 7/tcp4 echo bind=192.0.2.7\nb 7/tcp4 echo bind=192.0.2.7", Severity.MISTAKE),
     ],
 )
-def test_a_collision_by_a_name_is_a_fault(text: str, severity: Severity) -> None:
-    """An interface may get another service's address at any time: that stops one service, not the file."""
+def test_collision_through_a_name_is_a_fault(text: str, severity: Severity) -> None:
+    """An interface may get the address of another service at any time: that breaks one service, not the file."""
     (problem,) = check(config_of(text), FakeFiles(), FakeMachine(names=NAMES))[1]
     assert problem.severity is severity
     assert problem.service == ("b/tcp4" if severity is Severity.FAULT else "")
 
 
-class _Counted(list[Endpoint]):
-    """Endpoints that count how often they are looked through."""
+class _CountedEndpoints(list[Endpoint]):
+    """Endpoints that count their iterations."""
 
     passes = 0
 
     def __iter__(self) -> Iterator[Endpoint]:
-        """Count."""
+        """Count an iteration."""
         self.passes += 1
         return super().__iter__()
 
 
-def test_faulty_services_are_sorted_out_in_one_go() -> None:
-    """The endpoints are looked through as often for many faulty services as for one."""
+def test_faulty_services_are_sorted_in_one_pass() -> None:
+    """The number of iterations over the endpoints does not depend on the number of faulty services."""
     passes = []
     for count in (1, 50):
         config = config_of("\n".join(f"e{n} {n + 1}/tcp echo" for n in range(60)))
         found, _ = check(config, FakeFiles(), FakeMachine())
-        endpoints = _Counted(found)
+        endpoints = _CountedEndpoints(found)
         faults = [service.fault("", "broken") for service in config.enabled[:count]]
         desired = DesiredServices.checked(config.enabled, endpoints, faults)
         assert [len(each.endpoints) for each in desired.faulty] == [2] * count
@@ -396,30 +396,30 @@ def test_faulty_services_are_sorted_out_in_one_go() -> None:
     assert passes[0] == passes[1]
 
 
-class _Slow(FakeMachine):
-    """A machine that notes what takes a while."""
+class _SlowMachine(FakeMachine):
+    """A machine that records its slow operations."""
 
     def __init__(self) -> None:
         super().__init__(names=NAMES)
         self.calls: list[str] = []
 
     def look_up(self, names: Iterable[str]) -> None:
-        """Note it."""
+        """Record the names."""
         self.calls.append(f"look up {' '.join(names)}")
 
     def cannot_import(self, wanted: Sequence[tuple[str, Sequence[str], RunAs, float]]) -> list[str]:
-        """Note it."""
+        """Record the import."""
         self.calls.append("import")
         return super().cannot_import(wanted)
 
     def addresses(self, name: str) -> Sequence[str]:
-        """Note it."""
+        """Record the name."""
         self.calls.append(f"wait for {name}")
         return super().addresses(name)
 
 
 def test_names_are_looked_up_while_handlers_are_imported() -> None:
-    """Both may take long: the one does not wait for the other."""
-    machine = _Slow()
+    """Lookups start before the imports, and their results are read after them."""
+    machine = _SlowMachine()
     check(config_of("a 7/tcp4 echo bind=eth0\nb 8/tcp python=m:f"), FakeFiles(), machine)
     assert machine.calls == ["look up eth0", "import", "wait for eth0"]

@@ -1,4 +1,4 @@
-"""What a reload would change."""
+"""The plan of a reload."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("new", "lines"), ROWS)
-def test_a_plan_says_what_changes(new: str, lines: list[str]) -> None:
-    """Every difference, and nothing that is the same."""
+def test_plan_lists_the_changes(new: str, lines: list[str]) -> None:
+    """The plan has every difference, and no unchanged service."""
     made = _plan(OLD, new)
     assert list(made.lines()) == lines
     assert made.empty == (not lines)
 
 
 def test_a_socket_is_kept_for_another_service() -> None:
-    """Only its address counts, not the service that had it."""
+    """A socket is kept by its address, whichever service had it."""
     made = _plan("echo 7/tcp4", "discard 7/tcp4")
     ((before, after),) = made.kept
     assert (before.service.name, after.service.name) == ("echo", "discard")
@@ -70,8 +70,8 @@ def test_a_socket_is_kept_for_another_service() -> None:
     assert not made.closed
 
 
-def test_a_port_of_the_kernels_choice_is_kept_for_its_service_alone() -> None:
-    """A socket with port 0 is found by its service."""
+def test_socket_with_port_0_is_kept_for_its_service() -> None:
+    """A socket with port 0 is identified by its service."""
     made = _plan("echo 0/tcp4\ntime 0/tcp4", "time 0/tcp4\ndiscard 0/tcp4")
     assert [(old.service.name, new.service.name) for old, new in made.kept] == [("time", "time")]
     assert [endpoint.service.name for endpoint in made.opened] == ["discard"]
@@ -79,15 +79,15 @@ def test_a_port_of_the_kernels_choice_is_kept_for_its_service_alone() -> None:
 
 
 def test_a_local_socket_is_kept_by_its_path() -> None:
-    """Its mode and owner can be changed where it stands."""
+    """Mode and owner of a UNIX socket are changed without a new socket."""
     made = _plan("echo /run/a/unix", "echo /run/a/unix mode=0600\nmore /run/b/unix echo")
     assert [old.address for old, _ in made.kept] == ["/run/a"]
     assert [endpoint.address for endpoint in made.opened] == ["/run/b"]
 
 
 @pytest.mark.parametrize("where", ["7/tcp4", "7/udp4", "/run/a/unix", "/run/a/unixgram"])
-def test_a_socket_that_programs_share_is_for_programs(where: str) -> None:
-    """A service that stops being wait=yes gets a new one; one that begins with it may have what there is."""
+def test_socket_of_a_wait_service_is_kept_for_wait_services(where: str) -> None:
+    """A service that stops being wait=yes gets a new socket; a service that becomes wait=yes keeps its socket."""
     waits, other = f"x {where} server=/bin/a wait=yes", f"x {where} echo"
     made = _plan(waits, other)
     assert (made.kept, len(made.opened), len(made.closed)) == ((), 1, 1)
@@ -113,8 +113,8 @@ LINES = st.lists(
 
 
 @given(LINES, LINES)
-def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str]) -> None:
-    """Everything that was is kept or closed, everything that is to be is kept or opened, and each once."""
+def test_plan_covers_both_files(old: list[str], new: list[str]) -> None:
+    """Every old socket is kept or closed, every new one is kept or opened, each once."""
     before, after = _endpoints("\n".join(old)), _endpoints("\n".join(new))
     made = diff(before, after)
     assert sorted(map(str, [*(first for first, _ in made.kept), *made.closed])) == sorted(map(str, before))
@@ -124,8 +124,8 @@ def test_a_plan_leads_from_one_file_to_the_other(old: list[str], new: list[str])
     assert diff(after, after).empty
 
 
-def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
-    """Though its line is unchanged: the plan has the socket, and the service stays the same."""
+def test_unreachable_socket_is_opened_again() -> None:
+    """The plan opens the socket of an unchanged line again, and the service stays the same."""
     endpoints = _endpoints("echo /run/a/unix\ndiscard /run/b/unix")
     made = diff(endpoints, endpoints, {socket_key(endpoints[0])})
     assert list(made.lines()) == ["- echo/unix on /run/a", "+ echo/unix on /run/a"]
@@ -133,8 +133,8 @@ def test_a_socket_that_clients_do_not_find_is_opened_again() -> None:
     assert [new.service.id for _, new in made.kept] == ["discard/unix"]
 
 
-def test_of_several_services_that_ask_for_an_address_the_first_gets_it() -> None:
-    """The others are named with it, and neither keep nor open the socket: names of bind= may lead to one address."""
+def test_first_of_several_services_gets_an_address() -> None:
+    """The other services are contested and get no socket: names of bind= may resolve to one address."""
     first, second, apart = _endpoints("a 7/tcp4 echo"), _endpoints("b 7/tcp4 echo"), _endpoints("c 8/tcp4 echo")
     for old in ([], first, second):
         made = diff(old, [*first, *second, *apart])

@@ -1,4 +1,4 @@
-"""A Config written as a services file and read again is the same Config."""
+"""A Config rendered as a services file parses to an equal Config."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _values(name: str) -> SearchStrategy[str]:
 
 
 def _quoted(text: str, style: str) -> str:
-    """A word in one of the ways to quote it."""
+    """Return a word quoted in a given style."""
     if style == "double" or "'" in text:
         return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return f"'{text}'"
@@ -135,7 +135,7 @@ def _quoted(text: str, style: str) -> str:
 
 @st.composite
 def _lines(draw: DrawFn) -> str:
-    """A valid line, with any options of the table that it can take."""
+    """Draw a valid line with any options of the table that apply to it."""
     net = draw(st.sampled_from(list(NetProtocol)))
     fitting = sorted(name for name, builtin in BUILTINS.items() if net.shape in builtin.shapes)
     handlers = HANDLERS if net.shape is SocketType.STREAM else ("server",)
@@ -163,7 +163,7 @@ def _rendered(config: Config) -> str:
 
 @given(st.lists(_lines(), max_size=4))
 def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
-    """Whatever the options and however they are quoted, a rendered Config parses to an equal one."""
+    """A rendered Config parses to an equal one, for any options and any quoting."""
     config = config_of("\n".join(lines))
     assert len(config.services) == len(lines)
     again, problems = parse_text(_rendered(config), "again", FakeFiles(), BUILTINS)
@@ -172,15 +172,15 @@ def test_rendering_is_the_inverse_of_parsing(lines: list[str]) -> None:
 
 
 @pytest.mark.parametrize("value", ["99999h", "999999999s", "0.1h", "0.00000000000012345678h", "0.5"])
-def test_durations_at_the_edge_render_as_they_were_read(value: str) -> None:
-    """A duration that can be read can be written, in a spelling that can be read."""
+def test_extreme_durations_are_rendered(value: str) -> None:
+    """A duration that can be read is written in a spelling that reads as the same duration."""
     kind = TABLE["shutdown_timeout"].value_type
     seconds = kind.read(value)
     assert kind.read(kind.write(seconds)) == seconds
 
 
-def test_defaults_and_includes_are_rendered_away() -> None:
-    """A rendered Config has one line for each service, with every option that is not the table's default."""
+def test_defaults_and_includes_are_resolved() -> None:
+    """A rendered Config has one line for each service, with every option that differs from the table's default."""
     text = "@defaults backlog=5 description='a b'\necho 7/tcp backlog=1024\necho 7/udp\nx /r/s/unix echo mode=600"
     assert _rendered(config_of(text)) == (
         "echo 7/tcp description='a b'\n"
@@ -191,8 +191,8 @@ def test_defaults_and_includes_are_rendered_away() -> None:
 
 @pytest.mark.parametrize(("offset", "kept", "refused"), [(0, [7, 0, 65_535], []), (10_000, [10_007, 0], [65_535]),
                                                          (-7, [0, 65_528], [7]), (-6, [1, 0, 65_529], [])])  # fmt: skip
-def test_an_offset_shifts_every_port_but_the_kernels(offset: int, kept: list[int], refused: list[int]) -> None:
-    """Port 0 stays, and a port that would leave 1 to 65535 is a Problem at its line."""
+def test_offset_shifts_every_port_except_0(offset: int, kept: list[int], refused: list[int]) -> None:
+    """A port that would leave 1 to 65535 is a problem at its line."""
     config, problems = config_of("echo 7/tcp\nupper 0/tcp\ntime 65535/udp").shifted(offset)
     assert [service.port for service in config.services] == kept
     assert [str(problem) for problem in problems] == [
@@ -202,15 +202,15 @@ def test_an_offset_shifts_every_port_but_the_kernels(offset: int, kept: list[int
     ]
 
 
-def test_an_offset_leaves_local_services_alone() -> None:
-    """A path has no port."""
+def test_offset_ignores_unix_sockets() -> None:
+    """A service with a path is not changed."""
     config, problems = config_of("echo /r/e/unix").shifted(60_000)
     assert not problems
     assert config.services[0].path == "/r/e"
 
 
-def test_a_protocol_knows_its_shape_and_its_families() -> None:
-    """The eight protocols are four of streams and four of datagrams."""
+def test_protocols_have_a_socket_type_and_ip_versions() -> None:
+    """Of the eight protocols four are stream and four datagram protocols."""
     facts: dict[NetProtocol, Any] = {
         net: (net.shape is SocketType.STREAM, net.local, net.versions) for net in NetProtocol
     }

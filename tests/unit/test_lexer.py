@@ -1,4 +1,4 @@
-"""Lines and words of a services file, each at its place."""
+"""Lexer: lines and words of a services file, with their locations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from svcd.model import ConfigProblem
 
 
 def _lines(text: str) -> list[list[str]]:
-    """The words of each line of a text without mistakes."""
+    """Return the words of each line of a text without mistakes."""
     lines = []
     for line in split(text, "s"):
         assert isinstance(line, LogicalLine), str(line)
@@ -50,7 +50,7 @@ def _mistakes(text: str) -> list[str]:
     ],
 )
 def test_words(text: str, lines: list[list[str]]) -> None:
-    """Blanks part words, quotes and backslashes join them, white space in front continues a line."""
+    """White space separates words, quotes and backslashes join them, white space at the start continues a line."""
     assert _lines(text) == lines
 
 
@@ -77,19 +77,19 @@ def test_words(text: str, lines: list[list[str]]) -> None:
     ],
 )  # fmt: skip
 def test_mistakes(text: str, mistakes: list[str]) -> None:
-    """What can't be read is a Problem at its exact place, and reading goes on."""
+    """A syntax error is a problem at its exact location, and the lexer continues."""
     assert _mistakes(text) == mistakes
 
 
 def test_a_line_with_a_mistake_is_broken_as_a_whole() -> None:
-    """Neither the words before the mistake nor the lines that continue it are used."""
+    """Neither the words before the mistake nor the continuation lines are used."""
     found = list(split("a 'b\n c\nd", "s"))
     assert [type(each) for each in found] == [ConfigProblem, LogicalLine, LogicalLine]
     assert [each.broken for each in found if isinstance(each, LogicalLine)] == [True, False]
 
 
-def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() -> None:
-    """A continuation of a broken line gives no problem of its own."""
+def test_continuation_of_a_line_that_begins_with_a_mistake() -> None:
+    """A continuation of a broken line has no problem of its own."""
     found = list(split("'b\n c\nd", "s"))
     assert sum(isinstance(each, ConfigProblem) for each in found) == 1
     assert [
@@ -97,15 +97,15 @@ def test_a_line_whose_first_word_is_a_mistake_takes_its_continuations_along() ->
     ] == [["d"]]
 
 
-def test_places_count_characters_from_one() -> None:
-    """A word's place is where it begins, quote included, in lines and characters."""
+def test_locations_count_characters_from_1() -> None:
+    """The location of a word is that of its first character, quotes included."""
     (line,) = (each for each in split("é 'b c'\n  d", "s") if isinstance(each, LogicalLine))
     assert [str(word.location) for word in line.words] == ["s:1:1", "s:1:3", "s:2:3"]
     assert str(line.words[0].after(3)) == "s:1:4"
 
 
-def test_a_byte_order_mark_is_no_character() -> None:
-    """An editor's BOM at the beginning is skipped."""
+def test_byte_order_mark_is_skipped() -> None:
+    """A byte order mark at the start of the file does not count as a character."""
     assert decode(b"\xef\xbb\xbfecho", "s") == ("echo", [])
 
 
@@ -118,8 +118,8 @@ def test_a_byte_order_mark_is_no_character() -> None:
         (b"\xed\xa0\x80", "s:1:1: byte 0xed is not UTF-8; save the file in UTF-8"),
     ],
 )
-def test_bytes_that_are_no_utf_8(data: bytes, problem: str) -> None:
-    """The first bad byte is named with its line and its column in characters."""
+def test_bytes_that_are_not_utf_8(data: bytes, problem: str) -> None:
+    """The problem has the line and the column, in characters, of the first invalid byte."""
     text, problems = decode(data, "s")
     assert list(map(str, problems)) == [problem]
     # The rest is there to be looked at as well.
@@ -128,7 +128,7 @@ def test_bytes_that_are_no_utf_8(data: bytes, problem: str) -> None:
 
 @given(st.text(st.sampled_from("ab \t\n\r'\"\\#=@/\0é\x85")))
 def test_any_text_gives_lines_and_problems(text: str) -> None:
-    """Whatever the text, every line has words, and every place lies in the text."""
+    """For any text, every line has words, and every location is in the text."""
     rows = text.split("\n")
     for each in split(text, "s"):
         if isinstance(each, LogicalLine):

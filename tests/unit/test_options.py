@@ -1,4 +1,4 @@
-"""The types of values, and the one table made of them."""
+"""Types of values, and the option table."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ _OR_NONE = value_types.or_none(value_types.DURATION)
         ),
     ],
 )
-def test_what_is_read_can_be_written_and_read(kind: value_types.ValueType[Any], word: str, value: object) -> None:
-    """A word reads as its value, and the value's own spelling reads as the same."""
+def test_values_are_written_as_they_are_read(kind: value_types.ValueType[Any], word: str, value: object) -> None:
+    """A word reads as its value, and the value's own spelling reads as the same value."""
     assert kind.read(word) == value
     assert kind.read(kind.write(value)) == value
 
@@ -157,7 +157,7 @@ def test_what_is_read_can_be_written_and_read(kind: value_types.ValueType[Any], 
         (_CHOICES, ["", "x", "X,", "X,none", "X Y"]),
     ],
 )
-def test_what_is_not_of_the_kind_is_refused(kind: value_types.ValueType[Any], words: list[str]) -> None:
+def test_invalid_words_are_refused(kind: value_types.ValueType[Any], words: list[str]) -> None:
     """Any other word raises a ValueError, and the problem lists what is accepted."""
     for word in words:
         with pytest.raises(ValueError):
@@ -166,7 +166,7 @@ def test_what_is_not_of_the_kind_is_refused(kind: value_types.ValueType[Any], wo
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_row_of_the_table_is_whole(name: str) -> None:
+def test_rows_of_the_table_are_complete(name: str) -> None:
     """Every option has a known group and scope, a sentence of help, and a default that reads back."""
     info = TABLE[name]
     assert info.name == name
@@ -179,8 +179,8 @@ def test_a_row_of_the_table_is_whole(name: str) -> None:
         assert info.value_type.read(info.default_text) == info.default
 
 
-def test_a_groups_options_stand_together() -> None:
-    """The table is in the order of the manual's headings."""
+def test_options_of_a_group_are_adjacent() -> None:
+    """The table is in the order of the groups."""
     groups = [info.group for info in TABLE.values()]
     order = list(GROUPS)
     assert groups == sorted(groups, key=order.index)
@@ -201,8 +201,8 @@ def test_a_groups_options_stand_together() -> None:
         ("group", {NetProtocol.UNIX, NetProtocol.UNIXGRAM}),
     ],
 )
-def test_a_scope_decides_who_takes_an_option(option: str, takers: set[NetProtocol]) -> None:
-    """An option applies to the protocols of its scope, one of a built-in only where that runs."""
+def test_scopes_of_options(option: str, takers: set[NetProtocol]) -> None:
+    """An option applies to the protocols of its scope, an option of a built-in only to that built-in."""
     assert {net for net in NetProtocol if TABLE[option].applies_to(net, "echo", BUILTINS)} == takers
     assert TABLE["utc"].applies_to(NetProtocol.UDP, "daytime", BUILTINS)
 
@@ -219,20 +219,20 @@ def test_a_scope_decides_who_takes_an_option(option: str, takers: set[NetProtoco
         ("mux", {"server", "python", "factory", "redirect", "echo"}),
     ],
 )
-def test_a_scope_may_be_a_kind_of_handler(option: str, takers: set[str]) -> None:
-    """What sets up a process is for the services that have one."""
+def test_scopes_by_handler(option: str, takers: set[str]) -> None:
+    """Options of processes apply to spawned services."""
     assert {runs for runs in (*HANDLERS, "echo") if TABLE[option].applies_to(NetProtocol.TCP, runs, BUILTINS)} == takers
 
 
-def test_a_default_is_told_where_it_is_a_value() -> None:
-    """Nothing set is no word of the default; none is one where it is read so."""
+def test_default_has_a_text_if_it_can_be_written() -> None:
+    """A default that no word stands for has no text; None is written none if the type reads it."""
     assert TABLE["session_timeout"].default_text == "none"
     assert TABLE["umask"].default_text == "0022"
     assert not any(TABLE[name].default_text for name in ("rlimit_as", "redirect", "log_on_success", "owner"))
 
 
-def test_deadlines_are_for_those_who_can_keep_them() -> None:
-    """A built-in that sends first has no first byte to wait for; of other processes only TCP bytes are counted."""
+def test_scopes_of_byte_timeouts() -> None:
+    """Built-ins that send first have no first_byte_timeout; of other processes only TCP bytes are counted."""
     first_byte, idle, session = (TABLE[f"{name}_timeout"] for name in ("first_byte", "idle", "session"))
     without = {runs for runs in BUILTINS if not first_byte.applies_to(NetProtocol.TCP, runs, BUILTINS)}
     assert without == {runs for runs, builtin in BUILTINS.items() if builtin.speaks_first}

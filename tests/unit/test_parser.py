@@ -1,4 +1,4 @@
-"""The services file: what each line means, and where each mistake is."""
+"""Parser of services files: the meaning of each line, and the location of each mistake."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAIN = "/etc/svcd/services"
 
 
 def test_a_line_of_etc_services_is_a_service() -> None:
-    """Name, port, protocol and aliases are taken as they stand in /etc/services."""
+    """Name, port, protocol and aliases are parsed as in /etc/services."""
     service = service_of("discard\t\t9/tcp\t\tsink null\t# a comment")
     assert (service.id, service.port, service.path) == ("discard/tcp", 9, "")
     assert (service.aliases, service.runs) == (("sink", "null"), "discard")
@@ -29,30 +29,30 @@ def test_a_line_of_etc_services_is_a_service() -> None:
 
 @pytest.mark.parametrize("net", [net for net in NetProtocol if not net.local])
 def test_every_protocol_with_a_port(net: NetProtocol) -> None:
-    """All six protocols of the internet are taken."""
+    """All six internet protocols are accepted."""
     assert service_of(f"echo 65535/{net}").net is net
     assert service_of(f"echo 0/{net}").port == 0
 
 
 @pytest.mark.parametrize("net", [NetProtocol.UNIX, NetProtocol.UNIXGRAM])
-def test_a_path_for_a_local_service(net: NetProtocol) -> None:
-    """A UNIX socket is named by its absolute path, quotes allowed."""
+def test_path_of_a_unix_socket(net: NetProtocol) -> None:
+    """A UNIX socket has an absolute path, which may be quoted."""
     service = service_of(f"local '/run/a b/c.sock/{net}' echo")
     assert (service.net, service.port, service.path) == (net, 0, "/run/a b/c.sock")
 
 
 @pytest.mark.parametrize("name", ["@a", "@svcd/echo", "@a b", "@" + "x" * 107])
 @pytest.mark.parametrize("net", [NetProtocol.UNIX, NetProtocol.UNIXGRAM])
-def test_a_name_for_an_abstract_socket(name: str, net: NetProtocol) -> None:
-    """Behind an @ stands the name of a UNIX socket without a file."""
+def test_name_of_an_abstract_socket(name: str, net: NetProtocol) -> None:
+    """A word that begins with @ is the name of a UNIX socket without a file."""
     service = service_of(f"local '{name}/{net}' echo")
     assert (service.path, service.abstract, service.socket_file) == (name, True, "")
     assert list(service.words())[1] == f"{name}/{net}"
     assert not service_of("local /run/x/unix echo").abstract
 
 
-def test_the_name_runs_before_the_aliases() -> None:
-    """What runs is the name, else the first alias that is a built-in."""
+def test_service_name_precedes_aliases() -> None:
+    """The handler is the built-in of the service name, otherwise of the first alias that is a built-in."""
     assert service_of("echo 1/tcp upper").runs == "echo"
     assert service_of("shout 1/tcp loud upper echo").runs == "upper"
 
@@ -68,23 +68,23 @@ def test_the_name_runs_before_the_aliases() -> None:
         ("7/tcp echo", "echo", "echo"),
     ],
 )
-def test_what_runs(words: str, runs: str, text: str) -> None:
-    """An option sets what runs, whatever the name of the service; without one a built-in runs."""
+def test_handler_of_a_service(words: str, runs: str, text: str) -> None:
+    """An option sets the handler, whatever the service name; without one a built-in is the handler."""
     for name in ("echo", "x"):
         service = service_of(f"{name} {words}")
         assert (service.runs, service.handler_text) == (runs, text)
         assert service.spawned == (runs in ("server", "python"))
 
 
-def test_the_group_of_a_socket_file() -> None:
-    """Where there is no process, group= is the file's; owner= can name it always."""
+def test_group_of_a_socket_file() -> None:
+    """Without a process group= is the group of the file; owner= can always set it."""
     assert service_of("e /r/e/unix echo group=adm").file_group == "adm"
     assert service_of("e /r/e/unix echo owner=git:adm").file_group == "adm"
     assert service_of("e /r/e/unix server=/bin/cat group=adm").file_group == ""
     assert service_of("e /r/e/unix server=/bin/cat group=adm owner=:www").file_group == "www"
 
 
-def test_what_is_logged_by_default_depends_on_what_runs() -> None:
+def test_default_of_log_on_success_depends_on_the_handler() -> None:
     """A spawned service logs its process and no bytes, unless log_on_success is set."""
     assert service_of("echo 7/tcp").logged == ("HOST", "EXIT", "DURATION", "TRAFFIC")
     assert service_of("x 7/tcp redirect=h:7").logged == ("HOST", "EXIT", "DURATION", "TRAFFIC")
@@ -93,8 +93,8 @@ def test_what_is_logged_by_default_depends_on_what_runs() -> None:
     assert service_of("x 7/tcp server=/bin/cat log_on_success=none").logged == ()
 
 
-def test_an_identity_of_its_own() -> None:
-    """id= sets the identifier, with the protocol; what runs still comes from the name."""
+def test_id_option() -> None:
+    """id= sets the identifier, with the protocol; the handler still follows from the name."""
     service = service_of("echo 7/tcp id=lan")
     assert (service.id, service.name, service.runs) == ("lan/tcp", "echo", "echo")
 
@@ -122,7 +122,7 @@ http 81/tcp
         ("3com-amp3/tcp", 629),
     ],
 )
-def test_a_port_by_its_name(where: str, port: int) -> None:
+def test_port_by_name(where: str, port: int) -> None:
     """A name or an alias of /etc/services for the protocol stands for its port; the first line counts."""
     files = FakeFiles({"/etc/services": _PORTS})
     config, problems = parse_text(f"mine {where} echo", "s", files, BUILTINS)
@@ -139,8 +139,8 @@ def test_a_port_by_its_name(where: str, port: int) -> None:
         ("-x/tcp", ""),
     ],
 )
-def test_a_port_without_a_known_name(where: str, problem: str) -> None:
-    """It is a mistake, with the nearest name."""
+def test_unknown_port_name(where: str, problem: str) -> None:
+    """The mistake has the nearest known name."""
     files = FakeFiles({"/etc/services": _PORTS})
     name = where.partition("/")[0]
     assert problems_of(f"mine {where} echo", files) == [
@@ -149,7 +149,7 @@ def test_a_port_without_a_known_name(where: str, problem: str) -> None:
 
 
 def test_options_of_a_line() -> None:
-    """Options stand behind the aliases, and a value may hold what it likes in quotes."""
+    """Options come after the aliases, and a quoted value may have any characters."""
     service = service_of("web 80/tcp http root=/srv/www index='a#b.html,c' 'description=it is = \"x\" # y'")
     assert (service.runs, service.aliases) == ("http", ("http",))
     assert service.options.root == "/srv/www"
@@ -158,8 +158,8 @@ def test_options_of_a_line() -> None:
     assert str(service.locations["root"]) == "s:1:22"
 
 
-def test_disabled_lines_need_nothing_that_serves_them() -> None:
-    """A disabled line stays in the Config, not among what is enabled."""
+def test_disabled_line_needs_no_handler() -> None:
+    """A disabled line is in the Config, and not among the enabled services."""
     config = config_of("nobody 1/tcp disable=yes\nupper 2/udp disable=yes\necho 3/tcp disable=no")
     assert [service.runs for service in config.services] == ["", "upper", "echo"]
     assert [service.name for service in config.enabled] == ["echo"]
@@ -291,8 +291,8 @@ TRAILING = [
 
 @pytest.mark.parametrize(("words", "problem"), TRAILING)
 @pytest.mark.parametrize("line", ["echo 7/tcp", "echo 7/tcp sink", "@defaults", "@defaults nodelay=no"])
-def test_a_word_behind_an_option_is_no_alias(line: str, words: str, problem: str) -> None:
-    """The rest of a value with a blank is a mistake with a remedy, not silently an alias."""
+def test_word_after_an_option_is_a_mistake(line: str, words: str, problem: str) -> None:
+    """The rest of a value with a blank is a mistake with a remedy, not an alias."""
     [found] = problems_of(f"{line} {words}")
     assert found.partition(": ")[2] == problem
 
@@ -309,8 +309,8 @@ def test_a_word_behind_an_option_is_no_alias(line: str, words: str, problem: str
         ("redirect=localhost 80", "'80' follows redirect=: if it belongs to that value, write redirect=localhost:80"),
     ],
 )  # fmt: skip
-def test_what_runs_may_have_blanks_only_in_quotes(words: str, problem: str) -> None:
-    """A program's arguments behind a blank are not dropped."""
+def test_unquoted_arguments_of_handlers_are_mistakes(words: str, problem: str) -> None:
+    """The arguments of a program after a blank are not dropped."""
     [found] = problems_of(f"x 7/tcp {words}")
     assert found.partition(": ")[2] == problem + _ALIASES
 
@@ -353,7 +353,7 @@ def test_what_runs_may_have_blanks_only_in_quotes(words: str, problem: str) -> N
     ],
 )  # fmt: skip
 def test_words_of_xinetd_get_a_remedy(words: str, problem: str) -> None:
-    """Its way of writing options, and those that svcd does not have, are mistakes that name what to write."""
+    """Options and spellings of xinetd are mistakes with the word to write instead."""
     [found] = problems_of(f"echo 7/tcp {words}")
     assert found.partition(": ")[2] == problem
 
@@ -378,13 +378,13 @@ _BLOCK = "this is a block of xinetd.conf(5); write each service as one line: NAM
     ],
 )  # fmt: skip
 def test_lines_of_other_super_servers_get_a_remedy(line: str, problem: str) -> None:
-    """A line of xinetd.conf(5) or inetd.conf(5) gets a problem that names its format."""
+    """The problem of a line of xinetd.conf(5) or inetd.conf(5) has the name of its format."""
     [found] = problems_of(line)
     assert found.partition(": ")[2] == problem
 
 
 def test_all_problems_are_reported_together() -> None:
-    """A file with every mistake there is gives every Problem, in the order of the lines."""
+    """A file with every mistake has every problem, in the order of the lines."""
     texts = [text for text, _ in ROWS]
     problems = problems_of("\n".join(texts))
     assert len(problems) == len(ROWS)
@@ -398,13 +398,13 @@ def test_all_problems_are_reported_together() -> None:
 
 
 def test_several_mistakes_of_one_line() -> None:
-    """Name, port, alias and options of one line are all looked at."""
+    """Name, port, alias and options of one line are all checked."""
     problems = problems_of("a/b 99999/tcp '' no=1 backlog=x")
     assert [problem.split(": ")[0] for problem in problems] == ["s:1:1", "s:1:5", "s:1:15", "s:1:18", "s:1:31"]
 
 
-def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
-    """A default that does not apply to a line is no mistake, and is ignored there."""
+def test_defaults_apply_to_later_lines_in_their_scope() -> None:
+    """A default that does not apply to a line is ignored there, and not a mistake."""
     config = config_of(
         "echo 1/tcp\n@defaults backlog=5 utc=yes\necho 2/tcp4\necho 3/udp\ndaytime 4/udp\ndaytime 5/tcp backlog=6"
     )
@@ -415,13 +415,13 @@ def test_defaults_hold_for_the_lines_after_them_that_can_take_them() -> None:
 
 
 def test_later_defaults_override_earlier_ones() -> None:
-    """Each @defaults changes what it names and keeps the rest."""
+    """Each @defaults changes its own options and keeps the others."""
     config = config_of("@defaults backlog=5 nodelay=no\n@defaults backlog=6\necho 1/tcp")
     assert (config.services[0].options.backlog, config.services[0].options.nodelay) == (6, False)
 
 
-def test_defaults_reach_included_files_and_end_with_their_own() -> None:
-    """An included file begins with the defaults around it; what it sets itself ends with it."""
+def test_defaults_apply_to_included_files() -> None:
+    """An included file starts with the defaults of the including file; its own defaults end with it."""
     config, problems = read_files({
         MAIN: "@defaults backlog=5\n@include inner\necho 1/tcp",
         "/etc/svcd/inner": "upper 2/tcp\n@defaults backlog=7\nupper 3/tcp4",
@@ -434,8 +434,8 @@ def test_defaults_reach_included_files_and_end_with_their_own() -> None:
     ]
 
 
-def test_include_takes_files_beside_the_file_in_order() -> None:
-    """A pattern is relative to its file, sorted, and skips editors' leftovers and dot files."""
+def test_include_reads_matching_files_in_order() -> None:
+    """A pattern is relative to its file; matches are sorted, without backup files and hidden files."""
     config, problems = read_files({
         MAIN: "@include services.d/*\necho 1/tcp",
         "/etc/svcd/services.d/20-b": "upper 3/tcp",
@@ -449,8 +449,8 @@ def test_include_takes_files_beside_the_file_in_order() -> None:
     assert [service.name for service in config.services] == ["discard", "time", "upper", "echo"]
 
 
-def test_include_takes_an_absolute_name() -> None:
-    """An absolute name is not moved beside the file."""
+def test_include_of_an_absolute_path() -> None:
+    """An absolute path is not relative to the including file."""
     config, problems = read_files({MAIN: "@include /srv/more", "/srv/more": "echo 1/tcp"})
     assert not problems
     assert str(config.services[0].location) == "/srv/more:1:1"
@@ -464,8 +464,8 @@ def test_include_takes_an_absolute_name() -> None:
         *("nrpe~", "#nrpe#", "README", "README.md", ".nrpe", ".nrpe.swp", ".#nrpe"),
     ],
 )
-def test_include_skips_what_editors_and_packages_leave(name: str) -> None:
-    """The copies beside a file of services are not read, whatever is in them; they are if a line names them."""
+def test_include_skips_backup_files(name: str) -> None:
+    """Backup files of editors and packages that match a pattern are not read; they are if a line has their name."""
     folder = "/etc/svcd/services.d"
     config, problems = read_files({
         MAIN: "@include services.d/*",
@@ -479,22 +479,22 @@ def test_include_skips_what_editors_and_packages_leave(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nrpe.conf", "new", "old", "tmp", "a.newer", "dpkg-old", "READ", "x#", "#x", "a.b"])
-def test_include_takes_names_that_only_look_alike(name: str) -> None:
-    """What is no copy is read."""
+def test_include_reads_names_similar_to_backup_files(name: str) -> None:
+    """Files with similar names are read."""
     config, problems = read_files({MAIN: "@include d/*", f"/etc/svcd/d/{name}": "echo 1/tcp"})
     assert not problems
     assert [service.name for service in config.services] == ["echo"]
 
 
 def test_a_pattern_without_a_match_is_a_warning() -> None:
-    """An empty directory of more services gives a warning; a missing file is a mistake."""
+    """A pattern without a match gives a warning; a missing file is a mistake."""
     assert problems_of("@include services.d/*") == ["s:1:10: warning: no file matches services.d/*"]
     _, problems = read_files({MAIN: "@include d/*\necho 1/tcp", "/etc/svcd/d/x.rpmsave": "echo 2/tcp"})
     assert problems == [f"{MAIN}:1:10: warning: no file matches d/* except 1 skipped"]
 
 
 def test_a_file_without_a_line_is_a_warning() -> None:
-    """An empty file that is included may have been truncated."""
+    """An included file without lines gives a warning, since it may have been truncated."""
     _, problems = read_files({MAIN: "@include d\necho 1/tcp", "/etc/svcd/d": "# to be written\n"})
     assert problems == [f"{MAIN}:1:10: warning: /etc/svcd/d has no lines; add a service, or remove the file"]
 
@@ -513,7 +513,7 @@ def test_a_file_that_serves_nothing_is_a_warning(text: str, warning: str) -> Non
 
 
 def test_mistakes_hide_the_warning_that_nothing_is_served() -> None:
-    """After a mistake there is no warning that no service is left."""
+    """With a mistake there is no warning about missing services."""
     assert len(read_files({MAIN: "echo 7"})[1]) == 1
 
 
@@ -528,7 +528,7 @@ _AT_ACCEPT = {
 
 
 @pytest.mark.parametrize(("option", "value"), _AT_ACCEPT.items())
-def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value: str) -> None:
+def test_access_defaults_of_wait_services_are_warnings(option: str, value: str) -> None:
     """A stream service with wait=yes ignores these defaults, with a warning; on its own line they are kept."""
     config, problems = parse_text(
         f"@defaults {option}={value}\necho 1/tcp\nx 2/tcp server=/bin/cat wait=yes\ny 3/tcp server=/bin/cat\n"
@@ -550,18 +550,18 @@ def test_defaults_about_clients_that_nobody_sees_are_warnings(option: str, value
     ]
 
 
-def test_a_folder_with_pattern_characters_is_no_pattern() -> None:
-    """Only the word of the line is a pattern, not the folder of the file."""
+def test_pattern_characters_in_the_directory() -> None:
+    """Only the word of the line is a pattern, not the directory of the file."""
     config, problems = parse(
         "/srv/a[1]/services",
-        _LiteralFolder({"/srv/a[1]/services": "@include d/*", "/srv/a[1]/d/x": "echo 1/tcp"}),
+        _LiteralDirectory({"/srv/a[1]/services": "@include d/*", "/srv/a[1]/d/x": "echo 1/tcp"}),
         BUILTINS,
     )
     assert not problems
     assert [service.name for service in config.services] == ["echo"]
 
 
-class _LiteralFolder(FakeFiles):
+class _LiteralDirectory(FakeFiles):
     """Files whose `matches` takes the pattern literally up to the last folder, once unescaped as in glob(7)."""
 
     def matches(self, pattern: str) -> list[str]:
@@ -569,8 +569,8 @@ class _LiteralFolder(FakeFiles):
         return super().matches(pattern.replace("[[]", "["))
 
 
-def test_a_circle_of_includes_names_its_chain() -> None:
-    """A file that includes itself by way of another is a Problem at the line that closes the circle."""
+def test_include_cycle_has_its_chain() -> None:
+    """A file that includes itself through another is a problem at the line that closes the cycle."""
     _, problems = read_files({
         MAIN: "echo 1/tcp\n@include  b",
         "/etc/svcd/b": "@include ./services",
@@ -584,7 +584,7 @@ def test_a_circle_of_includes_names_its_chain() -> None:
 
 
 def test_a_file_may_be_included_twice() -> None:
-    """Only a circle is a circle: the same file in two places is two times its lines."""
+    """Only a cycle is a problem: a file that is included twice gives its lines twice."""
     config, problems = read_files({MAIN: "@include b\n@include b", "/etc/svcd/b": "echo 1/tcp"})
     assert not problems
     assert len(config.services) == 2
@@ -592,18 +592,18 @@ def test_a_file_may_be_included_twice() -> None:
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EISDIR])
 def test_a_file_that_cannot_be_read(code: int) -> None:
-    """The Problem stands where the file is named, with the system's cause."""
+    """The problem is at the line that includes the file, with the reason of the system."""
     _, problems = read_files({MAIN: "\n@include b", "/etc/svcd/b": OSError(code, os.strerror(code))})
     assert problems == [f"{MAIN}:2:10: can't read /etc/svcd/b: {os.strerror(code)}"]
 
 
 def test_a_missing_main_file() -> None:
-    """The file as a whole has no line."""
+    """The problem has the file as its location, without a line."""
     assert read_files({})[1] == [f"{MAIN}: can't read {MAIN}: No such file or directory"]
 
 
 def test_problems_of_included_files_name_those_files() -> None:
-    """Each problem has the name of its file, and all files are read."""
+    """Each problem has the path of its file, and all files are read."""
     _, problems = read_files({
         MAIN: "@include *.d\nech 1/tcp\n",
         "/etc/svcd/1.d": b"\xef\xbb\xbfecho 7\r\n",
@@ -625,7 +625,7 @@ GRAMMAR = st.sampled_from([
 
 @given(st.one_of(st.text(), st.lists(GRAMMAR).map("".join)))
 def test_any_text_gives_a_config_or_problems(text: str) -> None:
-    """Nothing but Problems comes of a bad text, and each stands in it."""
+    """An invalid text causes only problems, and each location is in the text."""
     config, problems = parse_text(text, "s", FakeFiles(), BUILTINS)
     assert all(problem.location.file == "s" and problem.text for problem in problems)
     assert all(service.name for service in config.services)
@@ -633,7 +633,7 @@ def test_any_text_gives_a_config_or_problems(text: str) -> None:
 
 @given(st.one_of(st.binary(), st.lists(GRAMMAR).map(lambda words: "".join(words).encode())))
 def test_any_bytes_give_a_config_or_problems(data: bytes) -> None:
-    """The same for bytes in files that include themselves."""
+    """Invalid bytes in files that include themselves cause only problems."""
     files = FakeFiles({MAIN: b"@include b*\n" + data, "/etc/svcd/b": data})
     config, problems = parse(MAIN, files, BUILTINS)
     assert all(service.location.file in (MAIN, "/etc/svcd/b") for service in config.services)
