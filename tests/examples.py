@@ -3,10 +3,10 @@
 An example is a fenced block of plain Markdown. Its language says what is done with it:
 
 - `console`: a line that begins with `$ ` is a command, with `> ` it goes on. The lines after a command are its output;
-  `...` stands for anything within a line, or as a line of its own for any lines. No line means no output. A command has
-  to succeed, unless `$ echo $?` comes next or the block says `exit N`. `twistd -n` and `svcd` run to the end of the
-  page: the next command begins when they are ready and have printed the lines after them. The line `^C` interrupts
-  them.
+  `...` stands for anything within a line, or as a line of its own for any lines. No line means no output. A command
+  whose output is not shown, or as `...` alone, has to succeed, unless `$ echo $?` comes next or the block says
+  `exit N`. `twistd -n` and `svcd` run to the end of the page: the next command begins when they are ready and have
+  printed the lines after them. The line `^C` interrupts them.
 - `services`: a services file, saved under the name in its first line, `# NAME`, else as `services`. It is checked, and
   a daemon serves it: one of the page's commands, else one of the test's own.
 - `python` with the first line `# NAME.py` is saved under that name, and has to be used by the page; any other is run.
@@ -19,7 +19,7 @@ An example is a fenced block of plain Markdown. Its language says what is done w
 A comment before a block says what it needs: `<!-- run: root -->`. Needs are separated by commas:
 
 - `root`: the page's commands run as root, else as an ordinary user.
-- `systemd`: the page runs on a booted machine of its own (and as root).
+- `systemd`: the page runs as root on a booted machine of its own, with svcd in /opt/svcd, unless the page makes that.
 - `checkout`: the page's directory holds the files of the project from there on.
 - `program NAME`: a program that the machine may lack.
 - `internet`: other machines.
@@ -116,6 +116,11 @@ class Command:
     def begins(self, output: str) -> bool:
         """Return whether an output begins with the one that the page shows."""
         return re.match(self.pattern, _tidy(output)) is not None
+
+    @property
+    def shows_output(self) -> bool:
+        """Whether the page shows a line of the output."""
+        return any(line.strip() not in ("", "...") for line in self.output)
 
     @property
     def pattern(self) -> str:

@@ -49,6 +49,10 @@ class Booted:
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}{self.journal()}"
         return done.stdout + done.stderr
 
+    def command(self, *words: str) -> list[str]:
+        """The command line that runs a command in there."""
+        return [*self._enter, *words]
+
     def begin(self, *words: str) -> subprocess.Popen[str]:
         """Begin a command in there."""
         return subprocess.Popen(

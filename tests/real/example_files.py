@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ def _command(language: str, name: str, text: str) -> str | None:
             return f"promtool check config {name}"
         case "yaml" if "groups:" in text:
             return f"promtool check rules {name}"
+        case "nginx" if re.search(r"^(?:events|load_module)\b", text, re.MULTILINE):
+            return f"nginx -t -q -c $PWD/{name} -g 'pid /dev/null; error_log stderr;'"
         case "nginx":
             return f"nginx -t -q -c $PWD/{name}.main"
     return None
@@ -87,7 +90,7 @@ def check_file(shell: Shell, language: str, name: str, text: str) -> str | None:
     command = _command(language, name, text)
     if command is None or shell.run(f"command -v {command.split()[0]}")[0]:
         return None
-    if language == "nginx":
+    if f"{name}.main" in command:
         _nginx_main(shell, name, text)
     status, output = shell.run(command)
     return f"{command}: {output}" if status else None

@@ -21,7 +21,9 @@ from tests.real.daemon import PATIENCE, environment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Background", "Shell", "is_foreground", "private_shell"]
+    from tests.real.booted import Booted
+
+__all__ = ["Background", "Shell", "is_foreground", "machine_shell", "private_shell"]
 
 #: Gives the page copies of the system's folders that it may write, which go with it.
 _ENTER = r"""
@@ -175,12 +177,13 @@ class Shell:
         self._process.stdout.close()
 
 
-def private_shell(folder: Path, user: int | None, name: str = "private") -> Shell:
+def private_shell(folder: Path, user: int | None, wheels: Path | None, name: str) -> Shell:
     """Start a shell in namespaces of its own; the test is skipped where there are none.
 
     Args:
         folder: the page's folder.
         user: number of the user that it runs as, None for the one that runs the tests.
+        wheels: the folder from which pip installs, None if the page does not use pip.
         name: of the folder beside it that holds what the shell needs.
     """
     private = folder.parent / name
@@ -195,7 +198,7 @@ def private_shell(folder: Path, user: int | None, name: str = "private") -> Shel
     if os.geteuid() != 0:
         flags[:0] = ["--user", "--map-current-user", "--keep-caps"]
     enter = ["unshare", *flags, "sh", "-c", _ENTER, "sh", str(private / "layers"), "" if user is None else str(user)]
-    env = _environment(private, os.geteuid() if user is None else user)
+    env = _environment(private, os.geteuid() if user is None else user) | _pip(wheels)
     tried = subprocess.run([*enter, "true"], cwd=folder, env=env, capture_output=True, text=True)
     if tried.returncode:
         pytest.skip(f"no namespaces here: {tried.stderr.strip()}")
@@ -204,9 +207,42 @@ def private_shell(folder: Path, user: int | None, name: str = "private") -> Shel
     return shell
 
 
+def machine_shell(machine: Booted, page: str, wheels: Path | None, name: str) -> Shell:
+    """Start a shell on a booted machine.
+
+    Args:
+        machine: the machine.
+        page: the text of the page; if it makes /opt/svcd, the one that is there goes.
+        wheels: the folder from which pip installs, None if the page does not use pip.
+        name: of the folder that holds what the shell needs.
+    """
+    home = machine.root / "root"
+    (home / "page").mkdir(exist_ok=True)
+    (home / name).mkdir()
+    if "venv /opt/svcd" in page:
+        shutil.rmtree(machine.root / "opt/svcd")
+    if wheels is not None:
+        shutil.copytree(wheels, machine.root / "opt/page-wheels")
+    path = "/opt/svcd/bin:/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    env = {"PATH": path, "HOME": "/root", "LC_ALL": "C.UTF-8", "COLUMNS": "100", "PYTHONUNBUFFERED": "1"}
+    env |= _pip(None if wheels is None else Path("/opt/page-wheels"))
+    words = machine.command("bash", "--noprofile", "--norc")
+    shell = Shell(words, home / "page", home / name, Path("/root") / name, env)
+    shell.run("set -m; cd /root/page")
+    return shell
+
+
+def _pip(wheels: Path | None) -> dict[str, str]:
+    """Return the variables with which pip installs from a folder."""
+    if wheels is None:
+        return {}
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull, **quiet}
+
+
 def _environment(private: Path, user: int) -> dict[str, str]:
     """Return the environment of a page's commands: the user's, with what this Python needs."""
-    kept = ("TZ", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG", "PIP_INDEX_URL", "PIP_CONFIG_FILE")
+    kept = ("TZ", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
     system = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
     found = {name: os.environ[name] for name in kept if name in os.environ}
     found |= {name: environment()[name] for name in ("PYTHONPATH", "PYTHONUNBUFFERED")}
