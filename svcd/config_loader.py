@@ -17,7 +17,7 @@ from svcd.protocols.catalog import BUILTINS
 from svcd.protocols.sample_files import default_services
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from svcd.config.service import Service
     from svcd.interfaces import FileReader, HostInfo
@@ -49,7 +49,12 @@ class Loaded:
 
 
 def load_config(
-    path: str | None, files: FileReader, *, port_offset: int = 0, machine: HostInfo | None = None
+    path: str | None,
+    files: FileReader,
+    *,
+    port_offset: int = 0,
+    machine: HostInfo | None = None,
+    parsed: Callable[[Config], object] | None = None,
 ) -> Loaded:
     """Read and check a services file.
 
@@ -58,6 +63,7 @@ def load_config(
         files: reads files.
         port_offset: added to every port except 0.
         machine: facts about the machine; the local host by default.
+        parsed: called with the parsed file, also if it has mistakes.
 
     Raises:
         ConfigError: there is a mistake; it has every mistake and fault.
@@ -69,6 +75,8 @@ def load_config(
         config, problems = parse_text(default_services(), DEFAULT_NAME, files, BUILTINS)
     else:
         config, problems = parse(path, files, BUILTINS)
+    if parsed is not None:
+        parsed(config)
     config, outside = config.shifted(port_offset)
     endpoints, missing = check(config, files, machine or Host())
     problems = _sorted([*problems, *outside, *missing])

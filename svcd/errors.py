@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,7 @@ class ServerError(ClientError):
 
 
 class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, it is not caught
-    """Failure of the daemon to start; the reasons have been printed.
+    """Failure of the daemon to start; LogSetup.report_start_failure() prints the reasons.
 
     As a SystemExit it ends twistd with the code and without a traceback. As an Exception it makes twistd remove its pid
     file and report the failure to the parent process that waits for the daemon.
@@ -176,13 +177,21 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
     Args:
         code: the exit status, from sysexits(3).
         reason: a single line, for the terminal of the waiting parent process.
-        lines: all reasons, for the log; `reason` by default.
+        lines: all reasons; `reason` by default.
+        prefix: the beginning of each line on the standard error.
     """
 
-    def __init__(self, code: int, reason: str, lines: Sequence[str] = ()) -> None:
+    def __init__(self, code: int, reason: str, lines: Sequence[str] = (), prefix: str = "svcd: ") -> None:
         super().__init__(code)
         self.reason = reason
         self.lines = lines or (reason,)
+        self._prefix = prefix
+
+    def report(self) -> None:
+        """Print the reasons to the standard error of the process."""
+        # twistd may have replaced sys.stderr by its log.
+        for line in self.lines:
+            print(f"{self._prefix}{line}", file=sys.__stderr__)
 
     def __str__(self) -> str:
         return self.reason

@@ -16,8 +16,10 @@ from svcd.config_loader import usual_file
 from svcd.connections.context import ConnectionContext
 from svcd.connections.descriptor_budget import DescriptorBudget
 from svcd.daemon.daemon import Daemon, not_started
+from svcd.daemon.hints import print_next_steps
 from svcd.daemon.later_imports import import_rest
 from svcd.daemon.options import Options
+from svcd.daemon.source_watch import SourceWatch
 from svcd.daemon.startup import connection_limit, inherited_socket_pool, own_program
 from svcd.daemon.twistd import Twistd
 from svcd.defaults import DEFAULT_NAME
@@ -95,16 +97,12 @@ def makeService(options: Options) -> IService:
     try:
         return _daemon(options)
     except StartFailure as failure:
-        options.log_output.record_start_failure(failure.lines)
+        options.log_output.report_start_failure(failure)
         raise
 
 
 def _daemon(options: Options) -> Daemon:
-    _install_reactor()
-    from twisted.internet import reactor  # not before now: importing it installs one
-
-    use_monotonic_time(reactor)
-
+    reactor = _reactor()
     parent: Any = {} if options.parent is None else options.parent
     registry, start = MetricsRegistry(), time.monotonic()
     desired = options.services()
@@ -132,13 +130,25 @@ def _daemon(options: Options) -> Daemon:
         return Commands(supervisor, reloader, upgrader, daemon.stop, _facts(reactor, options, account)).table()
 
     control = _control(options, account, socket_pool, reactor, supervisor.store, commands)
+    if options["watch"]:
+        SourceWatch(reactor, reloader, lambda: options.sources).setServiceParent(daemon)  # type: ignore[no-untyped-call]
     if control is not None:
         reloader.reopen = control.reopen
         upgrader.also.append(control)
         control.setServiceParent(daemon)  # type: ignore[no-untyped-call]
+    if options.log_output.is_screen and options.old_daemon is None:
+        daemon.serving = partial(print_next_steps, supervisor, "" if control is None else control.path)
     # The last service is stopped first: it must kill a new daemon, which would take over otherwise.
     upgrader.setServiceParent(daemon)  # type: ignore[no-untyped-call]
     return daemon
+
+
+def _reactor() -> Any:  # noqa: ANN401 - several interfaces
+    _install_reactor()
+    from twisted.internet import reactor  # not before now: importing it installs one
+
+    use_monotonic_time(reactor)
+    return reactor
 
 
 def _account(parent: dict[str, Any], options: Options) -> DaemonAccount:

@@ -53,7 +53,7 @@ def parse(path: str, files: FileReader, builtins: Mapping[str, BuiltinInfo]) -> 
     parser = _Parser(files, builtins)
     parser.parse_file(path, _ParserState(), None)
     parser.warn_if_empty(SourceLocation(path))
-    return Config(tuple(parser.services)), parser.problems
+    return parser.config, parser.problems
 
 
 def parse_text(
@@ -72,7 +72,7 @@ def parse_text(
     """
     parser = _Parser(files, builtins)
     parser.parse_text(text, name, _ParserState())
-    return Config(tuple(parser.services)), parser.problems
+    return parser.config, parser.problems
 
 
 @dataclass(slots=True)
@@ -93,8 +93,14 @@ class _Parser:
         self._files = files
         self._files_read = 0
         self.services: list[Service] = []
+        self.sources: dict[str, None] = {}
         self.problems: list[ConfigProblem] = []
         self._lines = StatementParser(builtins, self.problems, PortNames(files))
+
+    @property
+    def config(self) -> Config:
+        """The services of lines without a mistake."""
+        return Config(tuple(self.services), tuple(self.sources))
 
     def _problem(self, location: SourceLocation, text: str) -> None:
         self.problems.append(ConfigProblem(location, text))
@@ -116,6 +122,7 @@ class _Parser:
             chain = " -> ".join([name for _, name in state.open_files] + [path])
             self._problem(location, f"includes itself: {chain}; remove one of these lines")
             return
+        self.sources[path] = None
         try:
             data = self._files.read(path)
         except OSError as error:
@@ -190,6 +197,7 @@ class _Parser:
         if not re.search(r"[*?\[]", word.text):
             self.parse_file(posixpath.join(folder, word.text), state, word.location)
             return
+        self.sources[f"{_fixed_part(posixpath.join(folder, word.text), len(folder))}/*"] = None
         found = self._files.matches(posixpath.join(glob.escape(folder), word.text))
         paths = [path for path in found if not _LEFTOVER.fullmatch(posixpath.basename(path))]
         paths = [path for path in paths if not self._files.is_directory(path)]
@@ -198,3 +206,11 @@ class _Parser:
             self._warn(word.location, f"no file matches {word.text}{skipped}")
         for path in paths:
             self.parse_file(path, state, word.location)
+
+
+def _fixed_part(pattern: str, least: int) -> str:
+    """Return the directory of a pattern above its first wildcard; the first `least` characters are no pattern."""
+    folder = posixpath.dirname(pattern)
+    while len(folder) > least and re.search(r"[*?\[]", folder[least:]):
+        folder = posixpath.dirname(folder)
+    return folder

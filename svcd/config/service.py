@@ -160,9 +160,15 @@ def _quoted(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The services of a file and of the files that it includes, in their order."""
+    """The services of a file and of the files that it includes, in their order.
+
+    Attributes:
+        services: the services.
+        sources: the paths of the files; a path that ends in /* stands for the directory of a pattern.
+    """
 
     services: tuple[Service, ...] = ()
+    sources: tuple[str, ...] = ()
 
     @property
     def enabled(self) -> tuple[Service, ...]:
@@ -188,4 +194,4 @@ class Config:
                 problems.append(ConfigProblem(service.location, f"{text}; choose another --port-offset"))
                 continue
             moved.append(replace(service, port=port))
-        return Config(tuple(moved)), problems
+        return replace(self, services=tuple(moved)), problems

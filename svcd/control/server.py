@@ -372,6 +372,11 @@ class ControlService(Service):
         self._socket = settings.opened
         self._file: tuple[int, int] | None = None
 
+    @property
+    def path(self) -> str:
+        """The path of the socket."""
+        return self._path
+
     def privilegedStartService(self) -> None:
         """Open the socket.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 from twisted.application.service import MultiService
@@ -20,7 +19,7 @@ from svcd.net.threads import call_in_daemon_thread
 from svcd.process.credentials import hide_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from twisted.internet.defer import Deferred
@@ -57,6 +56,8 @@ class Daemon(MultiService):
         super().__init__()  # type: ignore[no-untyped-call]
         self._reactor = reactor
         self._supervisor = supervisor
+        #: Called once, when the services are served.
+        self.serving: Callable[[], object] | None = None
         self._reloader = reloader
         self._log_output = log_output
         self._twistd = twistd
@@ -89,11 +90,10 @@ class Daemon(MultiService):
         except (ConfigError, ListenErrors) as errors:
             failure = not_started(errors)
         except OSError as error:
-            print(f"svcd: can't start: {error}", file=sys.__stderr__)
-            failure = StartFailure(os.EX_OSERR, str(error))
+            failure = StartFailure(os.EX_OSERR, f"can't start: {error}")
         else:
             return
-        self._log_output.record_start_failure(failure.lines)
+        self._log_output.report_start_failure(failure)
         raise failure
 
     def startService(self) -> None:
@@ -157,6 +157,8 @@ class Daemon(MultiService):
         gc.enable()
         self._reactor.callLater(SECONDS, call_in_daemon_thread, self._reactor, import_rest)
         self._twistd.release_status_pipe()
+        if self.serving is not None:
+            self.serving()
 
     def _signalled(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
@@ -196,8 +198,6 @@ class Daemon(MultiService):
 
 
 def not_started(errors: ConfigError | ListenErrors) -> StartFailure:
-    """Print why the daemon does not start, with a line for each mistake; return the exception to raise."""
+    """Return the exception to raise if the daemon does not start, with a line for each mistake."""
     lines = str(errors).splitlines()
-    for line in lines:
-        print(f"svcd: {line}", file=sys.__stderr__)
     return StartFailure(errors.exit_code, lines[0], lines)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.python import usage
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from svcd.config.endpoints import DesiredServices
-    from svcd.config.service import Service
+    from svcd.config.service import Config, Service
     from svcd.model import ConfigProblem
     from svcd.upgrade.handover import Handover
 
@@ -35,30 +36,27 @@ __all__ = ["Options"]
 _IMPORT_SECONDS = 1.0
 
 
-def _whole_number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
+def _number(option: str, least: int | None = None) -> Callable[[str], int]:
+    """Return the function that checks the value of an option that takes a whole number."""
+
+    def coerce(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            number = int(text)
+            if least is None or number >= least:
+                return number
+        raise ValueError(f"--{option} takes {accepts}, not {text!r}")
+
+    accepts = "a whole number" if least is None else f"a whole number of at least {least}"
+    coerce.coerceDoc = f"{accepts.capitalize()}."  # type: ignore[attr-defined]
+    return coerce
 
 
-_whole_number.coerceDoc = "A whole number."  # type: ignore[attr-defined]
+def _one_of(option: str, *words: str) -> Callable[[str], str]:
+    """Return the function that checks the value of an option that takes one of some words."""
 
-
-def _at_least_one(text: str) -> int:
-    number = _whole_number(text)
-    if number < 1:
-        raise ValueError(f"{text!r} is less than 1")
-    return number
-
-
-_at_least_one.coerceDoc = "A whole number, at least 1."  # type: ignore[attr-defined]
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
     def coerce(text: str) -> str:
         if text not in words:
-            raise ValueError(f"{text!r} is not one of {', '.join(words)}")
+            raise ValueError(f"--{option} takes {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
         return text
 
     coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
@@ -82,30 +80,37 @@ class Options(usage.Options):
             None,
             0,
             "Number added to every port, to test a file with low ports without root.",
-            _whole_number,
+            _number("port-offset"),
         ],
         ["control", None, None, "Path of the control socket, which svcctl connects to; empty for none."],
-        ["max-connections", None, None, "Maximum number of concurrent connections of all services.", _at_least_one],
+        [
+            "max-connections",
+            None,
+            None,
+            "Maximum number of concurrent connections of all services.",
+            _number("max-connections", 1),
+        ],
         [
             "log-format",
             None,
             None,
             (
-                "Format of the log; journald sets the destination as well. [default: text; journald if that is the "
-                "output]"
+                "Format of the log: text, json or journald, which sets the destination as well. [default: text; "
+                "journald if that is the output]"
             ),
-            _one_of(*LOG_FORMATS),
+            _one_of("log-format", *LOG_FORMATS),
         ],
         [
             "log-addresses",
             None,
             "full",
             "Client addresses in the log; short: only the network (/24 of IPv4, /48 of IPv6), no port, no host name.",
-            _one_of("full", "short"),
+            _one_of("log-addresses", "full", "short"),
         ],
     ]
     optFlags = [  # noqa: RUF012 - Twisted's name for it
         ["check", None, "Check the services file, list the addresses of its services, and exit."],
+        ["watch", None, "Reload when the services file or a file that it includes changes, for development."],
         ["strict", None, "Serve all services or none: a start or reload fails if one of them can't be served."],
     ]
     compData = usage.Completions(optActions={"services": usage.CompleteFiles()})
@@ -118,6 +123,9 @@ class Options(usage.Options):
         super().__init__()  # type: ignore[no-untyped-call]
         # One object for all readings: it keeps the content of files that could be read before root was given up.
         self.files = LocalFiles()
+        #: The paths of the services file and of the files that it includes, by the last reading; a path that ends in /*
+        #: stands for the content of a directory.
+        self.sources = frozenset[str]()
 
     @property
     def handover(self) -> Handover | None:
@@ -140,12 +148,18 @@ class Options(usage.Options):
         Raises:
             ConfigError: it has mistakes.
         """
+        parsed = self._note_sources if path is None else None
         path = self["services"] if path is None else path
-        loaded = load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine)
+        loaded = load_config(path, self.files, port_offset=self["port-offset"], machine=self._machine, parsed=parsed)
         if self["check"]:
             for warning in loaded.warnings:
                 print(warning, file=sys.stderr)
         return loaded.desired
+
+    def _note_sources(self, config: Config) -> None:
+        paths = {os.path.abspath(path) for path in config.sources or (SERVICES_FILE,)}  # noqa: PTH100 - links stay
+        # The target of a link may change, too.
+        self.sources = frozenset(paths | {os.path.realpath(path) for path in paths})
 
     def check_again(self, services: Sequence[Service]) -> DesiredServices:
         """Check whether the machine can now serve services that were read before."""
@@ -176,28 +190,25 @@ class Options(usage.Options):
         """Return the services of the services file.
 
         Raises:
-            StartFailure: the file has mistakes, or no service can be served, or with --strict or --check some can't;
-                the reasons were printed.
+            StartFailure: the file has mistakes, or no service can be served, or with --strict or --check some can't.
         """
         try:
             desired = self.read(None)
         except ConfigError as error:
-            print(error, file=sys.stderr)
-            raise StartFailure(error.exit_code, "the services file has mistakes", str(error).splitlines()) from None
+            lines = str(error).splitlines()
+            raise StartFailure(error.exit_code, "the services file has mistakes", lines, prefix="") from None
         faults = [problem for each in desired.faulty for problem in each.problems]
         if self["check"]:
             faults += self._address_faults(desired)
         serves = desired.endpoints or any(fault.pending for fault in faults)
         if faults and (self["strict"] or self["check"] or not serves):
             reasons = ConfigError(faults)
-            print(reasons, file=sys.stderr)
             which = "some services" if desired.endpoints else "the services"
             code = reasons.exit_code if not (self["check"] or self["strict"]) else FaultError.exit_code
-            raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines())
+            raise StartFailure(code, f"{which} can't be served", str(reasons).splitlines(), prefix="")
         if self.old_daemon is not None and not desired.endpoints and not desired.faulty:
             # As at a reload: the file may be truncated.
             reason = "no service is enabled in the services file; to serve nothing, stop svcd and start it"
-            print(reason, file=sys.stderr)
             raise StartFailure(ConfigError.exit_code, reason)
         if self["services"]:
             # A daemon changes its working directory, and may read the file again.
@@ -215,14 +226,23 @@ class Options(usage.Options):
             print(problem, file=sys.stderr)
         return faults
 
+    def _check(self) -> NoReturn:
+        """Print where the services would listen, or what is wrong with the file, and exit."""
+        try:
+            services = self.services()
+        except StartFailure as failure:
+            failure.report()
+            raise
+        for line in listing(services.endpoints):
+            print(line)
+        sys.exit(0)
+
     def postOptions(self) -> None:
         """Run --check, or check the options of the log, the pid file and the account."""
         # This is the first code of svcd that runs when a daemon starts.
         reset_inherited_signals()
         if self["check"]:
-            for line in listing(self.services().endpoints):
-                print(line)
-            sys.exit(0)
+            self._check()
         parent: dict[str, Any] = self.parent if self.parent is not None else {}
         if self["log-format"] == "journald" and any(parent.get(name) for name in ("logfile", "syslog", "logger")):
             raise usage.UsageError(

@@ -63,7 +63,7 @@ def inherited_socket_pool(
         handover: the data from the old daemon, with the names of the sockets; None without an old daemon.
 
     Raises:
-        StartFailure: the sockets can't be used; the reason was printed.
+        StartFailure: the sockets can't be used.
     """
     first = {**environment, **_first_environment()}
     for name in LISTEN_VARIABLES:
@@ -71,8 +71,7 @@ def inherited_socket_pool(
     try:
         return SocketPool(listen_fds(first, pid, None if handover is None else handover.names))
     except ActivationError as error:
-        print(f"svcd: can't start: {error}", file=sys.stderr)
-        raise StartFailure(error.exit_code, str(error)) from None
+        raise StartFailure(error.exit_code, f"can't start: {error}") from None
 
 
 def own_program(options: Mapping[str, Any], environment: Mapping[str, str], account: DaemonAccount) -> CommandLine:

@@ -15,7 +15,15 @@ from svcd.log.events import FORMATS, LOG, NUMBERS, PRIORITIES, Event
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-__all__ = ["JournaldFormat", "JsonFormat", "LineFormat", "SyslogPriorityFormat", "TextFormat", "quote"]
+__all__ = [
+    "JournaldFormat",
+    "JsonFormat",
+    "LineFormat",
+    "SyslogPriorityFormat",
+    "TerminalFormat",
+    "TextFormat",
+    "quote",
+]
 
 _PLAIN = re.compile(r"[\w.:/@%+,\-\[\]]+", re.ASCII).fullmatch
 
@@ -65,6 +73,26 @@ class TextFormat:
     def quoted(self, value: object) -> str:
         """Return a text value as a template takes it."""
         return quote(value)
+
+
+class TerminalFormat(TextFormat):
+    """Text for people at a terminal: as TextFormat, but a message of several lines, such as a traceback, is lines.
+
+    The further lines are indented and their control characters escaped, so that a message can't imitate other lines.
+    """
+
+    def template(self, event: Event, constants: Mapping[str, object], variables: Iterable[str]) -> str:
+        """Return the %-format of an entry."""
+        first, *others = str(constants.get("message", "")).splitlines() or [""]
+        if event is not LOG or not others:
+            return super().template(event, constants, variables)
+        entry = super().template(event, {**constants, "message": first}, variables)
+        return "\n".join([entry, *("    " + _printable(line).replace("%", "%%") for line in others)])
+
+
+def _printable(line: str) -> str:
+    """Return a line with escapes for characters that may act on a terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else ascii(char)[1:-1] for char in line)
 
 
 class JsonFormat:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from svcd.errors import StartFailure
 from svcd.log.events import PROBLEM
-from svcd.log.formats import JournaldFormat, JsonFormat, LineFormat, SyslogPriorityFormat, TextFormat
+from svcd.log.formats import JournaldFormat, JsonFormat, LineFormat, SyslogPriorityFormat, TerminalFormat, TextFormat
 from svcd.log.sinks import FileSink, JournaldSink, log_start_failure, syslog_sink, twisted_sink
 from svcd.log.writer import LogObserver, LogWriter
 
@@ -61,10 +61,13 @@ class LogSetup:
             not (self._has_logger or self._syslog or self._native)
             and (self._path == "-" or (not self._path and self._nodaemon))
         )  # fmt: skip
+        self.is_screen = self.on_terminal and _is_terminal(sys.stdout)
         if log_format is None and self.on_terminal and _is_journal(sys.stdout):
             # If journald does not listen, as in some containers, the log stays text on the standard output.
             with contextlib.suppress(OSError):
                 self._use_journald()
+        # A record of each reason of a failed start is enough where both streams have the same reader.
+        self._has_standard_error = (self._native or log_format == "json") and self.on_terminal and _is_standard_error()
         self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
 
     def _use_journald(self) -> None:
@@ -77,6 +80,8 @@ class LogSetup:
             return JournaldFormat()
         # syslog and twisted.logger add the time and the level themselves.
         bare = self._has_logger or self._syslog
+        if self.is_screen and not as_json:
+            return TerminalFormat()
         line_format = JsonFormat(stamped=not bare) if as_json else TextFormat(stamped=not bare)
         return SyslogPriorityFormat(line_format) if bare else line_format
 
@@ -106,20 +111,30 @@ class LogSetup:
                 raise log_start_failure(f"can't reach journald: {error.strerror}; use another --log-format") from error
         return LogObserver(self.log_writer)
 
-    def record_start_failure(self, lines: Sequence[str]) -> None:
-        """Write the reason of a failed start to the log, unless the log is the terminal.
+    def report_start_failure(self, failure: StartFailure) -> None:
+        """Print the reasons of a failed start to the standard error, and write them to the log as problems.
 
-        The standard error has the reason already. A --logger of the user's own gets nothing: it has not started yet.
+        A log that is the terminal has them by the standard error. Nothing is printed to a standard error that is also
+        the log if that is JSON or the journal: there each reason is one record with a level.
         """
-        terminal = sys.__stdout__ is not None and sys.__stdout__.isatty()
-        if self._has_logger or (self.on_terminal and terminal):
-            return
+        if not self._has_standard_error:
+            failure.report()
+        if not self._record_start_failure(failure.lines) and self._has_standard_error:
+            failure.report()
+
+    def _record_start_failure(self, lines: Sequence[str]) -> bool:
+        """Write the reasons to the log; return whether it has them."""
+        # A --logger of the user's own has not started yet.
+        if self._has_logger or self.is_screen:
+            return False
         # A failure to write the log must not hide the reason.
         with contextlib.suppress(StartFailure, OSError):
             if self._write is twisted_sink:
                 self.observer()
             for line in lines:
                 self.log_writer.record_here(PROBLEM, {"text": line})
+            return not self.log_writer.waiting
+        return False
 
     def finish(self, seconds: float = _FINISH_SECONDS) -> None:
         """Write the buffered lines before the process ends, and wait until journald has read them.
@@ -155,6 +170,21 @@ class LogSetup:
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
             signal.signal(signal.SIGUSR1, sink.on_signal)
         return sink.write
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return os.isatty(stream.fileno())
+    except OSError:
+        return False
+
+
+def _is_standard_error() -> bool:
+    """Return whether the standard output is the same file, pipe or socket as the standard error."""
+    try:
+        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
+    except OSError:
+        return False
 
 
 def _is_journal(stream: TextIO) -> bool:

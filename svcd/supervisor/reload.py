@@ -41,6 +41,7 @@ class Reloader:
 
     Attributes:
         reopen: called at the beginning of each reload; must not raise.
+        finished: called at the end of each reload, also of one that has failed; must not raise.
     """
 
     _log = Logger()
@@ -60,6 +61,7 @@ class Reloader:
         # Separate from _lock: reading a file that blocks must not delay a reload.
         self._diffs = DeferredSemaphore(_DIFFS)
         self.reopen: Callable[[], None] | None = None
+        self.finished: Callable[[], None] | None = None
 
     def reload(self, *, now: bool = False, strict: bool = False, allow_empty: bool = False) -> Deferred[ReloadResult]:
         """Read the services file again and change to the services in it.
@@ -127,6 +129,8 @@ class Reloader:
             status_reporter.reloaded()
             if not isinstance(result, Failure):
                 self._supervisor.registry.config_seconds = time.monotonic() - began
+            if self.finished is not None:
+                self.finished()
             return result
 
         return done.addBoth(over)

@@ -39,7 +39,14 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = {**os.environ, "TERM": "xterm", **(variables or {})}
         self.process = subprocess.Popen(
-            words, stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True
+            words,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environment,
+            start_new_session=True,
+            # Its controlling terminal, so that Ctrl-C is SIGINT (tty_ioctl(4)).
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.written = ""
@@ -59,8 +66,14 @@ class Terminal:
         while self._read():
             pass
         self.process.wait(PATIENCE)
-        os.close(self._master)
         return self.written
+
+    def close(self) -> None:
+        """Kill the process if a test has left it, and close the terminal."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(PATIENCE)
+        os.close(self._master)
 
     def _read(self) -> bool:
         if not select.select([self._master], [], [], PATIENCE)[0]:

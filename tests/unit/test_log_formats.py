@@ -24,12 +24,13 @@ from svcd.log.events import (
     LOST,
     NUMBERS,
     PRIORITIES,
+    PROBLEM,
     READY,
     REFUSE,
     Event,
     log_event,
 )
-from svcd.log.formats import JournaldFormat, JsonFormat, SyslogPriorityFormat, TextFormat, quote
+from svcd.log.formats import JournaldFormat, JsonFormat, SyslogPriorityFormat, TerminalFormat, TextFormat, quote
 from svcd.log.sinks import datagram
 from svcd.log.writer import LogObserver, LogWriter
 from tests.doubles import list_sink
@@ -149,3 +150,22 @@ def test_a_value_can_be_cut() -> None:
     """datagram() with a limit cuts the values of an entry and keeps its fields."""
     entry = 'PRIORITY=6\nA="1\\n2345"\nMESSAGE=said text="1\\n2345"'
     assert parse_entry(datagram(entry, 4)) == {"PRIORITY": b"6", "A": b"1\n23", "MESSAGE": b"said"}
+
+
+def test_a_traceback_is_lines_on_a_terminal_and_one_record_elsewhere() -> None:
+    """Its lines are indented, without control characters, so that no part of it looks like another line."""
+    values = {"level": "error", "message": 'it failed: 100%\n  File "x"\nbad \x1b[2J\t%s\r\x85end'}
+    lines = TerminalFormat(stamped=False).template(LOG, values, ()) % ()
+    assert lines.split("\n") == [
+        'log level=error message="it failed: 100%"',
+        '      File "x"',
+        "    bad \\x1b[2J\t%s",
+        "    ",
+        "    end",
+    ]
+    for line_format in (TextFormat(stamped=False), JsonFormat(stamped=False)):
+        assert "\n" not in line_format.template(LOG, values, ()) % ()
+    one = {"level": "info", "message": "one line"}
+    assert TerminalFormat().template(LOG, one, ()) == TextFormat().template(LOG, one, ())
+    other = {"text": "two\nlines"}
+    assert TerminalFormat().template(PROBLEM, other, ()) == TextFormat().template(PROBLEM, other, ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -150,7 +151,7 @@ def stdout_is_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     path = tmp_path / "stdout"
     with path.open("w") as stream:
         # pytest captures by sys itself, so only the module's reference is replaced.
-        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=stream))
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=stream, stderr=sys.stderr))
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
         yield path
