@@ -59,7 +59,7 @@ def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     [
         (["--servces", "x"], "option --servces not recognized (did you mean '--services'?)"),
         (["--services"], "option --services requires argument"),
-        (["services"], "unexpected word 'services': a services file is named by --services FILE"),
+        (["services"], "unexpected argument 'services'; set the services file with --services FILE"),
         (["--max-connections", "x"], "--max-connections takes a whole number of at least 1, not 'x'"),
         (["--port-offset", "x"], "--port-offset takes a whole number, not 'x'"),
         (["--log-format", "xml"], "--log-format takes text, json or journald, not 'xml'"),
