@@ -10,12 +10,10 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-import textwrap
 from pathlib import Path
 
-from svcd.cli.option_tables import FORMATS
 from svcd.protocols.catalog import BUILTINS
-from svcd.protocols.sample_files import default_ports, sample_lines
+from svcd.protocols.sample_files import sample_lines
 
 __all__ = ["SPHINX", "build", "generated_files", "manual_pages"]
 
@@ -32,12 +30,6 @@ def _replaced(text: str, begin: str, end: str, content: str) -> str:
     return text[:start] + content + text[text.index(end, start) :]
 
 
-def _readme(text: str) -> str:
-    ports = textwrap.fill(f"{default_ports()}.", 118)
-    text = _replaced(text, "<!-- default ports -->\n", "<!-- /default ports -->", f"{ports}\n")
-    return _replaced(text, "<!-- options -->\n", "<!-- /options -->", FORMATS["markdown"]())
-
-
 def _services(text: str) -> str:
     text = _replaced(text, _LISTING, "\n", f"{' '.join(BUILTINS)}.")
     content = "\n".join(["", *sample_lines(), "", ""])
@@ -50,8 +42,8 @@ def generated_files(root: Path) -> dict[Path, str]:
     Args:
         root: the folder of the project.
     """
-    readme, services = root / "README.md", root / "etc/svcd/services"
-    return {readme: _readme(readme.read_text("utf-8")), services: _services(services.read_text("utf-8"))}
+    services = root / "etc/svcd/services"
+    return {services: _services(services.read_text("utf-8"))}
 
 
 def build(root: Path, builder: str, target: Path) -> str:

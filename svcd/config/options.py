@@ -1,4 +1,4 @@
-"""The option table, used by the parser, the checks, `svcctl options`, the manual page and the README.
+"""The option table, used by the parser, the checks, `svcctl options`, the manual page and the reference.
 
 A row is a field of ServiceOptions: the annotation is its Python type, the metadata the rest of an OptionInfo. The rows
 of the larger groups are in modules of their own.

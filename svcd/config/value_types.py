@@ -1,7 +1,7 @@
 """Types of option values: each is read from a word, and written back as a word.
 
 `read` raises a ValueError without a text if the word is not of the type; `accepts` describes valid words, in problems,
-the manual page and the README. `write` returns a word that reads back as the same value.
+the manual page and the reference. `write` returns a word that reads back as the same value.
 """
 
 from __future__ import annotations

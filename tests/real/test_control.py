@@ -290,16 +290,13 @@ def test_a_level_holds_for_refusals_and_services_that_are_no_more(controlled: _C
 
 
 def test_the_levels_are_the_same_words_everywhere(controlled: _Controlled) -> None:
-    """Help, README and the answer to a wrong one name what is taken."""
+    """Help and the answer to a wrong one name what is taken."""
     words = list(reversed(PRIORITIES))
     text = f"{', '.join(words[:-1])} or {words[-1]}"
     assert text in " ".join(controlled.svcctl("log-level", "--help").stdout.split())
     assert ", ".join(words) in controlled.svcctl("log-level", "loud").stderr
     for word in words:
         assert controlled.ask("log-level", word) == {"level": word}
-    readme = Path(__file__).parents[2] / "README.md"
-    if readme.exists():
-        assert "\\|".join(words) in readme.read_text()
 
 
 def test_a_drained_daemon_waits_for_its_last_connection(controlled: _Controlled) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from typing import TYPE_CHECKING
 
-import pytest
-
-from svcd.cli import main
 from svcd.config.endpoints import check
 from svcd.config.parser import parse, parse_text
 from svcd.daemon.options import Options
@@ -21,22 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _written(form: str, capsys: pytest.CaptureFixture[str]) -> str:
-    main(["options", "--format", form])
-    return capsys.readouterr().out
-
-
-def test_the_readme_has_the_table_of_options(project_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Between its markers stands what `svcctl options --format markdown` prints."""
-    text = (project_root / "README.md").read_text("utf-8")
-    if "<!-- options -->" not in text:
-        pytest.skip("the README has no table of options yet")
-    table = text.partition("<!-- options -->")[2].partition("<!-- /options -->")[0]
-    assert table.strip() == _written("markdown", capsys).strip()
-
-
 def test_generated_texts_are_up_to_date(project_root: Path) -> None:
-    """The README and the services file agree with the table and the catalog."""
+    """The services file agrees with the catalog of built-ins."""
     for path, text in generated_files(project_root).items():
         assert path.read_text("utf-8") == text, f"{path} is out of date: python -m tests.generated_texts"
 
@@ -71,14 +53,23 @@ def test_the_installed_socket_unit_listens_on_the_loopback_addresses(project_roo
     assert all(each.startswith(("127.0.0.1:", "[::1]:", "/")) for each in listens)
 
 
-def test_the_first_example_of_the_readme_is_for_this_machine_alone(project_root: Path) -> None:
-    """Its file has no mistakes, and listens on the loopback addresses."""
+def test_the_services_files_of_the_readme_are_for_this_machine_alone(project_root: Path) -> None:
+    """They have no mistakes, and listen on the loopback addresses."""
     text = (project_root / "README.md").read_text("utf-8")
-    example = text.partition("    $ cat > services\n")[2].partition("    $ ")[0]
-    config, problems = parse_text(textwrap.dedent(example), "services", LocalFiles(), BUILTINS)
-    assert not problems
-    endpoints, _ = check(config, FakeFiles(folders=["/usr/share/doc"]), FakeMachine())
-    assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
+    examples = re.findall(r"^```services\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(examples) > 1
+    for example in examples:
+        config, problems = parse_text(example, "services", LocalFiles(), BUILTINS)
+        assert not problems
+        endpoints, _ = check(config, FakeFiles(), FakeMachine())
+        assert {endpoint.host for endpoint in endpoints} == {"127.0.0.1", "::1"}
+
+
+def test_the_readme_is_short(project_root: Path) -> None:
+    """It has at most 180 lines and 9,000 bytes; all else is in docs/."""
+    content = (project_root / "README.md").read_bytes()
+    assert content.count(b"\n") <= 180
+    assert len(content) <= 9000
 
 
 def test_the_lines_that_are_commented_out_have_no_problems(project_root: Path, tmp_path: Path) -> None:

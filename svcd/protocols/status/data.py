@@ -18,7 +18,7 @@ _RATE_SAMPLES = 3
 
 
 def status_data(metrics: MetricsSource) -> dict[str, Any]:
-    """Return the content of /status.json, which the README describes.
+    """Return the content of /status.json.
 
     Times are in seconds, sizes in bytes, rates in connections or datagrams a second.
     """
