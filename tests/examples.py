@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["LANGUAGES", "NOT_CONVERTED", "Block", "Command", "commands", "fences", "pages", "parsed"]
 
 #: Pages whose blocks are not yet examples.
-NOT_CONVERTED = ("README.md", "docs/architecture.md")
+NOT_CONVERTED = ("README.md",)
 #: The languages that something runs or checks.
 LANGUAGES = ("console", "services", "python", "log", "sh", "ini", "toml", "yaml", "json", "haproxy", "nginx",
              "dockerfile", "promql", "text")  # fmt: skip
