@@ -59,9 +59,18 @@ def send_command(
             client.sendall(question)
             with client.makefile("rb") as answers:
                 line = answers.readline()
+    except FileNotFoundError as error:
+        raise _no_socket(path) from error
     except OSError as error:
         raise _UnavailableError(f"no daemon answers at {path}: {error.strerror or error}") from error
     return _answer(path, line)
+
+
+def _no_socket(paths: str) -> _UnavailableError:
+    """Return the error for paths without a control socket."""
+    return _UnavailableError(
+        f"no control socket found at {paths}; start svcd with --control PATH, or pass --control PATH"
+    )
 
 
 def _answer(path: str, line: bytes) -> dict[str, Any]:
@@ -146,9 +155,7 @@ def _path(chosen: argparse.Namespace) -> str:
     if problems:
         raise _UnavailableError(f"no directory for the control socket: {'; '.join(problems)}")
     paths = " or ".join(place.path for place in places)
-    raise _UnavailableError(
-        f"no control socket found at {paths}; start svcd with --control PATH, or pass --control PATH"
-    )
+    raise _no_socket(paths)
 
 
 def daemon_status(chosen: argparse.Namespace, seconds: float) -> Mapping[str, Any] | None:

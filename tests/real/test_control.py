@@ -317,7 +317,7 @@ def test_stop_is_answered_before_it_is_done(controlled: _Controlled) -> None:
     assert controlled.svcctl("stop").returncode == 0
     assert controlled.daemon.process.wait(PATIENCE) == 0
     done = controlled.svcctl("status")
-    assert (done.returncode, "no daemon answers" in done.stderr) == (69, True)
+    assert (done.returncode, "no control socket found at " in done.stderr) == (69, True)
 
 
 def test_a_service_that_is_not_there_has_a_neighbour(controlled: _Controlled) -> None:
@@ -465,7 +465,7 @@ def test_a_command_for_a_daemon_needs_no_twisted() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True)
     assert done.stdout == "False\n"
-    assert "no daemon answers at /nowhere" in done.stderr
+    assert "no control socket found at /nowhere; start svcd with --control PATH" in done.stderr
 
 
 def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
