@@ -189,9 +189,10 @@ class StartFailure(SystemExit, Exception):  # noqa: N818 - it ends the program, 
 
     def report(self) -> None:
         """Print the reasons to the standard error of the process."""
-        # twistd may have replaced sys.stderr by its log.
-        for line in self.lines:
-            print(f"{self._prefix}{line}", file=sys.__stderr__)
+        # twistd may have replaced sys.stderr by its log. print() takes the standard output instead of None.
+        if sys.__stderr__ is not None:
+            for line in self.lines:
+                print(f"{self._prefix}{line}", file=sys.__stderr__)
 
     def __str__(self) -> str:
         return self.reason

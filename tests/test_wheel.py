@@ -20,7 +20,11 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
     """The wheel holds the package, one plugin file, and the data of etc/; no __init__ and no cache of Twisted's."""
     names = {str(path) for path in installed.files or () if "__pycache__" not in str(path)}
     outside = {name for name in names if not name.startswith(("svcd/", "svcd-"))}
-    ends = ["bin/svcctl", *(f"share/man/man{name[-1]}/{name}" for name in ("svcctl.1", "svcd-services.5", "svcd.8"))]
+    ends = [
+        "bin/svcctl",
+        "bin/svcd",
+        *(f"share/man/man{name[-1]}/{name}" for name in ("svcctl.1", "svcd-services.5", "svcd.8")),
+    ]
     for end in ends:
         [found] = [name for name in outside if name.endswith(end)]
         outside.remove(found)

@@ -105,8 +105,9 @@ def files_of(place: InstallPath, parser: argparse.ArgumentParser) -> Iterator[In
     for each in sorted((etc / "systemd/drop-ins").iterdir()):
         yield InstalledFile(prefix / "share/svcd/drop-ins" / each.name, _unit(each, place))
     if prefix / "bin" != place.scripts:
-        text = f'#!/bin/sh\nexec {_shell_word(place.scripts / "svcctl")} "$@"\n'
-        yield InstalledFile(prefix / "bin/svcctl", text, 0o755, spare=True)
+        for name in ("svcctl", "svcd"):
+            text = f'#!/bin/sh\nexec {_shell_word(place.scripts / name)} "$@"\n'
+            yield InstalledFile(prefix / "bin" / name, text, 0o755, spare=True)
 
 
 def _unit(source: Path, place: InstallPath) -> str:

@@ -67,7 +67,9 @@ class LogSetup:
             with contextlib.suppress(OSError):
                 self._use_journald()
         # A record of each reason of a failed start is enough where both streams have the same reader.
-        self._has_standard_error = (self._native or log_format == "json") and self.on_terminal and _is_standard_error()
+        as_json = log_format == "json"
+        shared = self.on_terminal and _is_standard_error()
+        self._has_standard_error = _is_journal(sys.stderr) if self._native else as_json and shared
         self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
 
     def _use_journald(self) -> None:
@@ -164,6 +166,8 @@ class LogSetup:
     def _file(self) -> Callable[[Sequence[str]], int]:
         if self.on_terminal and not self._nodaemon:
             raise log_start_failure("a daemon has no standard output to log to; use --logfile FILE, or -n")
+        if self.on_terminal and sys.stdout is None:
+            raise log_start_failure("the standard output is closed; use --logfile FILE")
         # twistd replaces sys.stdout later; now it is still the real standard output.
         sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
         sink.reopen()
@@ -172,25 +176,25 @@ class LogSetup:
         return sink.write
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _stat(stream: TextIO | None) -> os.stat_result | None:
+    """Return the status of the file, pipe or socket of a stream; None if it was closed."""
     try:
-        return os.isatty(stream.fileno())
+        return None if stream is None else os.fstat(stream.fileno())
     except OSError:
-        return False
+        return None
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and _stat(stream) is not None and os.isatty(stream.fileno())
 
 
 def _is_standard_error() -> bool:
     """Return whether the standard output is the same file, pipe or socket as the standard error."""
-    try:
-        return os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
-    except OSError:
-        return False
+    output, error = _stat(sys.stdout), _stat(sys.stderr)
+    return output is not None and error is not None and os.path.samestat(output, error)
 
 
-def _is_journal(stream: TextIO) -> bool:
+def _is_journal(stream: TextIO | None) -> bool:
     """Return whether systemd's journal reads a stream: $JOURNAL_STREAM has its device and inode (systemd.exec(5))."""
-    try:
-        found = os.fstat(stream.fileno())
-    except OSError:
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    found = _stat(stream)
+    return found is not None and os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -180,3 +180,19 @@ def test_the_services_file_is_watched(open_folder: Path, terminal: Callable[...,
     screen.type("\x03")
     screen.end()
     assert screen.process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("redirection", "services", "status", "printed"),
+    [
+        (">&-", "echo 0/tcp bind=127.0.0.1\n", 73, "svcd: the standard output is closed; use --logfile FILE\n"),
+        ("2>&-", "ecoh 7/tcp\n", 78, " problem text="),
+    ],
+)
+def test_a_closed_stream(open_folder: Path, redirection: str, services: str, status: int, printed: str) -> None:
+    """Without a standard output there is no log to write; without a standard error the log alone has the reasons."""
+    words = ["sh", "-c", f'exec "$@" {redirection}', "sh", *_svcd(open_folder, services)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    said = done.stdout + done.stderr
+    assert (done.returncode, said.count("\n")) == (status, 1), said
+    assert printed in said

@@ -262,7 +262,7 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     assert f"svcd --services {prefix}/etc/svcd/services --control" in unit
     assert "/opt/svcd" not in unit
     assert output[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
-    assert os.access(prefix / "bin/svcctl", os.X_OK)
+    assert all(os.access(prefix / "bin" / name, os.X_OK) for name in ("svcctl", "svcd"))
     for name in (
         "share/man/man1/svcctl.1",
         "share/man/man5/svcd-services.5",

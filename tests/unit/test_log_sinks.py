@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -166,6 +167,39 @@ def test_the_journald_format(journald: FakeJournald) -> None:
     entry = journald.take()
     assert (entry["SVCD_EVENT"], entry["SVCD_CONNECTIONS"], entry["PRIORITY"]) == ("stop", "3", "5")
     output._write.__self__._socket.close()  # type: ignore[attr-defined]
+
+
+def _failed_start(output: LogSetup, capfd: pytest.CaptureFixture[str]) -> str:
+    """Report a failed start; return what was printed to the standard error."""
+    capfd.readouterr()
+    output.report_start_failure(StartFailure(78, "one", ["one", "two"]))
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_failed_start_in_the_journal(
+    journald: FakeJournald, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], same: bool
+) -> None:
+    """Each reason is an entry of the priority err; the standard error has it only if it is not the journal."""
+    with os.fdopen(os.dup(2), "w") as error:
+        found = os.fstat(error.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}" if same else "0:0")
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=sys.stdout, stderr=error))
+        output = LogSetup({"nodaemon": True}, "journald")
+    assert _failed_start(output, capfd) == ("" if same else "svcd: one\nsvcd: two\n")
+    entries = [journald.take(), journald.take()]
+    assert [(each["SVCD_EVENT"], each["SVCD_TEXT"], each["PRIORITY"]) for each in entries] == [
+        ("problem", "one", "3"),
+        ("problem", "two", "3"),
+    ]
+    output._write.__self__._socket.close()  # type: ignore[attr-defined]
+
+
+def test_a_failed_start_in_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The log and the standard error have it."""
+    output = LogSetup({"logfile": str(tmp_path / "log")}, "json")
+    assert _failed_start(output, capfd) == "svcd: one\nsvcd: two\n"
+    assert [json.loads(line)["level"] for line in (tmp_path / "log").read_text().splitlines()] == ["error", "error"]
 
 
 def test_the_journald_format_without_journald(journald: FakeJournald) -> None:
