@@ -33,6 +33,7 @@ def test_files(installed: importlib.metadata.Distribution) -> None:
     assert {"svcd/etc/svcd/services", "svcd/etc/systemd/svcd.service", "svcd/etc/sysusers.d/svcd.conf"} <= names
     page = {f"svcd/protocols/status/{name}" for name in ("page.html", "page.css", "page.js", "icon.svg")}
     assert page <= names
+    assert {f"svcd/cli/schemas/{name}.json" for name in ("check", "diff", "explain", "options")} <= names
 
 
 def test_dependencies(installed: importlib.metadata.Distribution) -> None:

@@ -104,6 +104,7 @@ class MetricsRegistry:
             state=self.state,
             started=self._started,
             uptime=self.uptime,
+            now=self._wall_clock(),
             reloads_done=self.reloads_done,
             reloads_failed=self.reloads_failed,
             config_seconds=self.config_seconds,

@@ -171,7 +171,8 @@ class DaemonSnapshot:
         version: the version of svcd.
         state: starting, ready or stopping.
         started: the time of the start, in seconds since 1970.
-        uptime: the seconds since the start.
+        uptime: the seconds since the start, by a clock that the time of day does not change.
+        now: the time of day, in seconds since 1970.
         reloads_done, reloads_failed: the numbers of successful and failed reloads.
         config_seconds: the duration of the last reading, check and application of the services file.
         descriptors, descriptors_limit: the numbers of descriptors that connections use, and that they may use.
@@ -184,6 +185,7 @@ class DaemonSnapshot:
     state: str
     started: float
     uptime: float
+    now: float = 0.0
     reloads_done: int = 0
     reloads_failed: int = 0
     config_seconds: float = 0.0

@@ -25,8 +25,7 @@ def status_data(metrics: MetricsSource) -> dict[str, Any]:
     snapshot = metrics.snapshot()
     series = metrics.series()
     daemon = snapshot.daemon
-    now = daemon.started + daemon.uptime
-    services = [_service(each, series.get(each.about.id, ()), now) for each in snapshot.services]
+    services = [_service(each, series.get(each.about.id, ()), daemon.now) for each in snapshot.services]
     return {
         "version": daemon.version,
         "state": daemon.state,
