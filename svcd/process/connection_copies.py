@@ -52,6 +52,8 @@ class ConnectionCopies:
         self._clock = clock
         self._copies: dict[int, _Copy] = {}
         self._counts: dict[int, tuple[int, int]] = {}
+        # Connections whose handler's descriptors were hidden at the last check.
+        self._hidden: set[int] = set()
         # In most chroot= directories there is no /proc, and processes of other users may be hidden.
         self._can_inspect = os.access("/proc/self/fd", os.R_OK)
         self.due: float | None = None
@@ -79,6 +81,7 @@ class ConnectionCopies:
             The numbers of bytes received from the client and sent to it; -1 if unknown.
         """
         copy = self._copies.pop(connection_id, None)
+        self._hidden.discard(connection_id)
         return self._counts.pop(connection_id, UNKNOWN) if copy is None else close_counted(copy.fd)
 
     def handler_left(self, connection_id: int, *, closed: bool) -> None:
@@ -93,6 +96,7 @@ class ConnectionCopies:
         if copy is None or (self._can_inspect and _fds_visible(copy.pid)):
             return
         del self._copies[connection_id]
+        self._hidden.discard(connection_id)
         counts = close_counted(copy.fd)
         self._counts[connection_id] = counts if closed else UNKNOWN
 
@@ -109,10 +113,14 @@ class ConnectionCopies:
                     continue
                 self._counts[connection_id] = close_counted(copy.fd)
             except PermissionError:
-                # The program has other rights, such as by a set-user-ID bit, or is a hidden fork.
-                if copy.reported:
+                # The program has other rights, such as by a set-user-ID bit, or is a hidden fork. A program that is
+                # being executed is hidden for a moment, too, if the launcher is: execve(2) lets posix_spawn(3) return
+                # before it makes the process dumpable.
+                if copy.reported or connection_id not in self._hidden:
+                    self._hidden.add(connection_id)
                     continue
                 os.close(copy.fd)
+            self._hidden.discard(connection_id)
             del self._copies[connection_id]
         end = self._clock()
         self.due = end + max(_CHECK_SECONDS, (end - now) / _MAX_TIME_SHARE) if self._copies else None

@@ -143,12 +143,29 @@ def test_no_counts_if_descriptors_are_hidden(handler: _Handler, monkeypatch: pyt
     if way == "hidden":
         listing: Callable[[str], list[str]] = _hidden
         monkeypatch.setattr(os, "listdir", listing)
-        clock.advance(0.2)
-        copies.check()
+        for _ in range(2):
+            clock.advance(0.2)
+            copies.check()
     handler.tell("close")
     assert handler.ended
     assert copies.due is None
     assert copies.close_copy(7) == (-1, -1)
+
+
+def test_a_program_that_is_hidden_while_it_is_executed(handler: _Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Descriptors that are hidden at one check only do not cost the counts."""
+    clock = Clock()
+    copies = ConnectionCopies(clock.seconds)
+    copies.keep(7, handler.process.pid, handler.copy)
+    with monkeypatch.context() as context:
+        listing: Callable[[str], list[str]] = _hidden
+        context.setattr(os, "listdir", listing)
+        clock.advance(0.2)
+        copies.check()
+    for _ in range(2):
+        clock.advance(0.2)
+        copies.check()
+    assert copies.close_copy(7) == (0, 3)
 
 
 @pytest.mark.parametrize(("closed", "counts"), [(True, (0, 3)), (False, (-1, -1))])
