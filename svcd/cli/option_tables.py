@@ -6,6 +6,7 @@ import textwrap
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from svcd.cli.terminal import Output
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.config.statement import nearest
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 __all__ = ["FORMATS", "description_of"]
+
+
+#: The width of the text on a pipe, and at most on a terminal.
+_WIDTH = 96
+_INDENT = " " * 6
 
 
 def _grouped() -> Iterator[tuple[str, list[OptionInfo]]]:
@@ -49,7 +55,7 @@ def _text() -> str:
 
 
 def _option_lines(info: OptionInfo) -> list[str]:
-    return [f"  {info.name}=", _filled(info.help), f"      ({_facts(info)})"]
+    return [f"  {info.name}=", _filled(info.help), _filled(f"({_facts(info)})")]
 
 
 def _builtin_lines(name: str) -> list[str]:
@@ -57,7 +63,8 @@ def _builtin_lines(name: str) -> list[str]:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, 96, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    width = min(Output.current().width or _WIDTH, _WIDTH)
+    return textwrap.fill(text, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
 
 
 def description_of(name: str) -> str:

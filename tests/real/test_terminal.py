@@ -196,3 +196,10 @@ def test_a_closed_stream(open_folder: Path, redirection: str, services: str, sta
     said = done.stdout + done.stderr
     assert (done.returncode, said.count("\n")) == (status, 1), said
     assert printed in said
+
+
+def test_options_fit_the_terminal(terminal: Callable[..., Terminal]) -> None:
+    """Descriptions are folded at its width, on a wide one at 96 columns."""
+    words = [sys.executable, "-m", "svcd", "options"]
+    assert max(map(len, terminal(words, 60).end().splitlines())) <= 60
+    assert 90 < max(map(len, terminal(words, 200).end().splitlines())) <= 96
