@@ -20,12 +20,24 @@ _BASH_KINDS = {"files": "compgen -f", "folders": "compgen -d"}
 _LISTS = {"services": "names", "options": "options --format names"}
 
 
-def _bash_values(argument: ParserArgument) -> str:
+#: A function that prints the lines of the program's output that begin with its last argument. compgen -W would expand
+#: the names of services, and run commands in them.
+_BASH_LIST = """\
+_{program}_list() {{
+    local line
+    while IFS= read -r line; do
+        [[ $line == "${{@: -1}}"* ]] && printf '%q\\n' "$line"
+    done < <("${{self[@]}}" "${{@:1:$#-2}}" 2>/dev/null)
+}}
+"""
+
+
+def _bash_values(argument: ParserArgument, program: str) -> str:
     """Return a command that prints the values that begin with $cur; empty if there are none."""
     if argument.words:
         return f"compgen -W {shlex.quote(' '.join(argument.words))}"
     if argument.kind in _LISTS:
-        return f'compgen -W "$("${{self[@]}}" {_LISTS[argument.kind]} 2>/dev/null)"'
+        return f"_{program}_list {_LISTS[argument.kind]}"
     return _BASH_KINDS.get(argument.kind, "")
 
 
@@ -39,6 +51,7 @@ def bash(parser: argparse.ArgumentParser) -> str:
     names = " ".join(command.name for command in commands)
     lines = [
         f"# bash completion for {parser.prog}",
+        *_BASH_LIST.format(program=parser.prog).splitlines(),
         f"_{parser.prog}() {{",
         '    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} command="" word last=""',
         '    local -a self=("${COMP_WORDS[0]}")',
@@ -55,14 +68,14 @@ def bash(parser: argparse.ArgumentParser) -> str:
             if option.label:
                 patterns = "|".join(f"{command.name},{name}" for name in option.names)
                 files = "compopt -o filenames 2>/dev/null; " if option.kind in _BASH_KINDS else ""
-                lines.append(f"        {patterns}) {files}{_bash_reply(_bash_values(option))}; return ;;")
+                lines.append(f"        {patterns}) {files}{_bash_reply(_bash_values(option, parser.prog))}; return ;;")
     lines += ["    esac", "    case $command,$cur in"]
     for command in (program, *commands):
         options = " ".join(name for option in command.options for name in option.names)
         lines.append(f"        {command.name},-*) {_bash_reply(f'compgen -W {shlex.quote(options)}')} ;;")
     lines.append(f"        ,*) {_bash_reply(f'compgen -W {shlex.quote(names)}')} ;;")
     for command in commands:
-        values = [values for argument in command.others if (values := _bash_values(argument))]
+        values = [values for argument in command.others if (values := _bash_values(argument, parser.prog))]
         if values:
             files = "compopt -o filenames 2>/dev/null; " if any(each in _BASH_KINDS.values() for each in values) else ""
             lines.append(f"        {command.name},*) {files}{_bash_reply(values[0])} ;;")

@@ -163,15 +163,21 @@ def test_bash_completes_services_and_options(tmp_path: Path) -> None:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m svcd "$@"\n')
     program.chmod(0o755)
     asks = tmp_path / "asks"
-    asks.write_text('#!/bin/sh\n[ "$*" = "--control /c names" ] && echo echo/tcp && echo time/udp\n')
+    prints = "printf '%s\\n' echo/tcp time/udp '$(touch ran)`touch ran`'"
+    asks.write_text(f'#!/bin/sh\n[ "$*" = "--control /c names" ] && {prints}\n')
     asks.chmod(0o755)
     code = bash(_parser()) + 'COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); _svcctl; printf "%s\\n" "${COMPREPLY[@]}"\n'
 
     def completed(*words: str) -> list[str]:
-        done = subprocess.run([shell, "-c", code, "-", *words], capture_output=True, text=True, timeout=60)
+        words_of_shell = [shell, "-c", code, "-", *words]
+        done = subprocess.run(words_of_shell, capture_output=True, text=True, timeout=60, cwd=tmp_path)
         return done.stdout.splitlines()
 
-    assert completed(str(asks), "--control", "/c", "pause", "") == ["echo/tcp", "time/udp"]
+    *names, odd = completed(str(asks), "--control", "/c", "pause", "")
+    assert names == ["echo/tcp", "time/udp"]
+    # Nothing of a name is run, neither now nor when it is on the command line.
+    assert odd == r"\$\(touch\ ran\)\`touch\ ran\`"
+    assert not (tmp_path / "ran").exists()
     assert completed(str(asks), "--control", "/c", "explain", "t") == ["time/udp"]
     assert completed(str(program), "options", "per_source_r") == ["per_source_rate"]
 
