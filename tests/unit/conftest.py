@@ -1,7 +1,8 @@
-"""Fixture and hypothesis profile of the unit tests."""
+"""Fixtures and hypothesis profile of the unit tests."""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,17 @@ def project_root() -> Path:
     if not (root / "pyproject.toml").is_file() or not (root / "etc").is_dir():
         pytest.skip("not in a checkout: there is no pyproject.toml beside tests/")
     return root
+
+
+@pytest.fixture
+def public_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a temporary directory that all users can enter; skip the test if they can't enter one above pytest's."""
+    base = tmp_path_factory.getbasetemp()
+    own = {base, *(each for each in base.parents if each.name.startswith("pytest-"))}
+    for each in (tmp_path, *tmp_path.parents):
+        if each in own or each.is_relative_to(base):
+            # pytest made it.
+            each.chmod(0o711)
+        elif not each.stat().st_mode & stat.S_IXOTH:
+            pytest.skip(f"other users may not enter {each}")
+    return tmp_path

@@ -30,18 +30,9 @@ def _file(path: Path, mode: int = 0o755, content: str = "\x7fELF") -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(public_path: Path) -> Path:
     """Return a directory that all users can enter."""
-    top = tmp_path_factory.getbasetemp().parent
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # Each worker has a directory of its own in that of the run.
-        top = top.parent
-    for each in (tmp_path, *tmp_path.parents):
-        if each.is_relative_to(top):
-            each.chmod(0o711)
-        elif not each.stat().st_mode & stat.S_IXOTH:
-            pytest.skip(f"other users may not enter {each}")
-    return tmp_path
+    return public_path
 
 
 @pytest.mark.parametrize(
