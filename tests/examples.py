@@ -19,7 +19,8 @@ An example is a fenced block of plain Markdown. Its language says what is done w
 A comment before a block says what it needs: `<!-- run: root -->`. Needs are separated by commas:
 
 - `root`: the page's commands run as root, else as an ordinary user.
-- `systemd`: the page runs as root on a booted machine of its own, with svcd in /opt/svcd, unless the page makes that.
+- `systemd`: the block runs as root on a booted machine of the page, with svcd in /opt/svcd, unless the page makes that.
+  Other blocks see nothing of it.
 - `checkout`: the page's directory holds the files of the project from there on.
 - `program NAME`: a program that the machine may lack.
 - `internet`: other machines.
@@ -47,10 +48,8 @@ if TYPE_CHECKING:
 
     from sybil.example import Example
 
-__all__ = ["LANGUAGES", "NOT_CONVERTED", "Block", "Command", "commands", "fences", "pages", "parsed"]
+__all__ = ["LANGUAGES", "Block", "Command", "commands", "fences", "pages", "parsed"]
 
-#: Pages whose blocks are not yet examples.
-NOT_CONVERTED = ("README.md",)
 #: The languages that something runs or checks.
 LANGUAGES = ("console", "services", "python", "log", "sh", "ini", "toml", "yaml", "json", "haproxy", "nginx",
              "dockerfile", "promql", "text")  # fmt: skip
