@@ -35,8 +35,10 @@ _HANDLER_WORDS = f"{', '.join(f'{handler}=' for handler in HANDLERS[:-1])} or {H
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """Return a hint at the known word that is most like an unknown one; empty if none is like it."""
-    match = difflib.get_close_matches(word, known, 1)
-    return f" (did you mean {str(match[0])!r}?)" if match else ""
+    matches = difflib.get_close_matches(word, known, 3)
+    # Two letters in the wrong order are more likely than a missing one.
+    best = next((each for each in matches if sorted(each) == sorted(word)), matches[0] if matches else "")
+    return f" (did you mean {str(best)!r}?)" if best else ""
 
 
 def _unknown(name: str, value: str) -> str:

@@ -17,6 +17,11 @@ def import_object(reference: str) -> Any:  # noqa: ANN401 - an object of any typ
     module, _, name = reference.partition(":")
     try:
         found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # Not for a module that the named one imports.
+        missing = bool(error.name) and f"{module}.".startswith(f"{error.name}.")
+        remedy = "; name its directory by PYTHONPATH, or by python_path= with python=" if missing else ""
+        raise ImportError(f"ModuleNotFoundError: {error}{remedy}") from error
     except Exception as error:
         raise ImportError(" ".join(f"{type(error).__name__}: {error}".split())) from error
     except SystemExit as error:

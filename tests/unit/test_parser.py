@@ -228,6 +228,7 @@ ROWS = [
     ("web /run/x/unixgram http", ("s:1:1: http is not served over unixgram, only over tcp, tcp4, tcp6, unix; "
                                   "change the protocol, or add disable=yes")),
     # Options.
+    ("echo 7/tcp modle=thread", "s:1:12: unknown option 'modle' (did you mean 'model'?)"),
     ("echo 7/tcp backlg=5", "s:1:12: unknown option 'backlg' (did you mean 'backlog'?)"),
     ("echo 7/tcp =5", "s:1:12: unknown option ''"),
     ("echo 7/tcp Backlog=5", "s:1:12: unknown option 'Backlog' (did you mean 'backlog'?)"),
