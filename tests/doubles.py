@@ -7,6 +7,7 @@ import fnmatch
 import os
 import posixpath
 import select
+import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -639,3 +640,10 @@ def open_all(
             (store or FdStore(ServiceManager())).close_on_exit(each)
         raise ListenErrors(errors)
     return opened
+
+
+def unused_port() -> int:
+    """Return a TCP port that is free on all addresses."""
+    with socket.socket() as probe:
+        probe.bind(("0.0.0.0", 0))
+        return int(probe.getsockname()[1])

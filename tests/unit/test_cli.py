@@ -13,6 +13,7 @@ from svcd.cli import main
 from svcd.config.option_info import GROUPS
 from svcd.config.options import TABLE
 from svcd.protocols.catalog import BUILTINS
+from tests.doubles import unused_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +55,9 @@ def test_checking_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_checking_a_file_with_an_offset(good: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Ports are shown as they would be; an offset that does not fit is a Problem."""
-    assert main(["check", "--port-offset", "10000", good]) == 0
-    assert "127.0.0.1:10007" in capsys.readouterr().out
+    port = unused_port()
+    assert main(["check", "--port-offset", str(port - 7), good]) == 0
+    assert f"127.0.0.1:{port}" in capsys.readouterr().out
     assert main(["check", "--port-offset=70000", good]) == 78
     assert "--port-offset" in capsys.readouterr().err
 

@@ -13,6 +13,7 @@ from svcd.daemon.options import Options
 from svcd.errors import StartFailure
 from svcd.log.events import STOP
 from svcd.tap import makeService
+from tests.doubles import unused_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,10 +99,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_check_of_a_good_file(good: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--check of a file without mistakes prints a line for each listener, and exits with 0."""
+    port = unused_port()
     with pytest.raises(SystemExit) as caught:
-        _options("--check", "--services", good, "--port-offset", "10000")
+        _options("--check", "--services", good, "--port-offset", str(port - 7))
     assert caught.value.code == 0
-    assert capsys.readouterr().out == "echo/tcp4  0.0.0.0:10007  echo\n"
+    assert capsys.readouterr().out == f"echo/tcp4  0.0.0.0:{port}  echo\n"
 
 
 def test_check_of_a_bad_file(bad: str, capfd: pytest.CaptureFixture[str]) -> None:
