@@ -24,6 +24,8 @@ __all__ = ["check", "check_datagram", "exchange_datagrams", "exchange_lines"]
 
 #: How long to wait for the rest of an answer before the half-close, in seconds.
 _HALF_CLOSE_DELAY = 1.0
+#: How long to wait for the end of the input after the server has closed the connection, in seconds.
+_END_OF_INPUT_DELAY = 0.5
 #: The length of a wrong answer in an error text, in bytes.
 _SHOWN = 200
 
@@ -150,7 +152,7 @@ class _Exchange(ABC):
             waiting, self._next_received = self._next_received, None
             if waiting is not None:
                 waiting.callback(None)
-        self._finish()
+        await self._finish()
 
     @property
     def complete(self) -> bool:
@@ -170,7 +172,7 @@ class _Exchange(ABC):
         """Print received bytes."""
 
     @abstractmethod
-    def _finish(self) -> None:
+    async def _finish(self) -> None:
         """Handle the end of the server's output.
 
         Raises:
@@ -220,7 +222,7 @@ class _TerminalExchange(_Exchange):
         if self._prompted:
             self._prompt()
 
-    def _finish(self) -> None:
+    async def _finish(self) -> None:
         self._console.write(b"\n")
         raise ServerError("the server has closed the connection")
 
@@ -229,6 +231,7 @@ class _StreamExchange(_Exchange):
     """Exchange without a terminal: the whole input is sent to the server, all answers are written to the output."""
 
     _input_ended = False
+    _end_of_input: Deferred[None] | None = None
 
     async def send_input(self) -> None:
         """Send the input; at its end wait for the answers, or half-close the connection."""
@@ -237,6 +240,9 @@ class _StreamExchange(_Exchange):
             await self._send(data)
             self.inactivity.waiting = False
         self._input_ended = self.inactivity.waiting = True
+        if self._end_of_input is not None:
+            self._end_of_input.callback(None)
+            return
         # Some servers send no answer after a half-close, others send theirs only then.
         if not self._stream.half_closes:
             while self._received_bytes < self._sent_bytes:
@@ -256,6 +262,11 @@ class _StreamExchange(_Exchange):
     def _show(self, data: bytes) -> None:
         self._console.write(data)
 
-    def _finish(self) -> None:
+    async def _finish(self) -> None:
+        if not self._input_ended:
+            # A server that answers a line and closes may be faster than the end of a short input.
+            self._end_of_input = Deferred()
+            with suppress(PatienceError):
+                await self._end_of_input.addTimeout(_END_OF_INPUT_DELAY, self._clock)
         if not self._input_ended:
             raise ServerError("the server has closed the connection before the end of the input")

@@ -667,11 +667,25 @@ def test_an_exchange_over_tls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_closes_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that closes before the end of the input is an error."""
+    """A server that closes half a second before the end of the input is an error."""
     exchange = _Exchange(monkeypatch, interactive=False)
     exchange.console.type(b"abc")
     exchange.stream.readConnectionLost()
+    exchange.clock.advance(0.4)
+    assert not exchange.results
+    exchange.clock.advance(0.2)
     assert failed(exchange.results) == "the server has closed the connection before the end of the input"
+
+
+def test_a_server_that_closes_shortly_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers a line and closes the connection may be faster than the end of the input."""
+    exchange = _Exchange(monkeypatch, interactive=False)
+    exchange.console.type(b"Anna\n")
+    exchange.answer(b"Hello, Anna!\n")
+    exchange.stream.readConnectionLost()
+    exchange.console.type(b"")
+    assert exchange.results == [None]
+    assert exchange.console.shown == b"Hello, Anna!\n"
 
 
 # Command lines
