@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from svcd.cli.terminal import table
@@ -16,9 +17,13 @@ __all__ = ["duration", "status_lines", "view"]
 _STATE_STYLES = {"on": "green", "paused": "yellow", "broken": "red", "disabled": "dim"}
 
 
-def view(command: str, result: Any, output: Output) -> Iterator[str]:  # noqa: ANN401 - JSON
+def view(command: str, result: Any, output: Output) -> list[str]:  # noqa: ANN401 - JSON
     """Return the lines for the result of a command."""
-    return _VIEWS[command](result, output) if command in _VIEWS else _words(result, output)
+    try:
+        return list(_VIEWS[command](result, output))
+    except KeyError:
+        # A daemon of another version has other fields, as between an installation and the upgrade.
+        return json.dumps(result, indent=2).splitlines()
 
 
 def duration(seconds: float) -> str:
@@ -223,10 +228,6 @@ def _stopped(result: Mapping[str, Any], _output: Output) -> Iterator[str]:
 
 def _log_level(result: Mapping[str, Any], _output: Output) -> Iterator[str]:
     yield f"the log has events of level {result['level']} and above"
-
-
-def _words(result: Mapping[str, Any], _output: Output) -> Iterator[str]:
-    yield " ".join(f"{name}={value}" for name, value in result.items()) or "ok"
 
 
 def _expiry(days: int) -> str:
