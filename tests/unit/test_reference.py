@@ -8,6 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING, cast
 
 import pytest
+from markdown_it import MarkdownIt
 
 from svcd.cli import _parser
 from svcd.cli.parser_model import commands_of
@@ -121,3 +122,26 @@ def test_each_part_is_in_a_page(project_root: Path) -> None:
         assert any(f"<!-- generated: {name} -->" in text for text in texts), name
     for text in texts:
         assert "<!-- generated" not in with_parts(text)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_of_the_front_pages_have_a_target(project_root: Path, name: str) -> None:
+    """Files exist; an anchor is a heading of the page. Sphinx checks the links of docs/."""
+    found = _links(project_root / name)
+    assert found
+    for link in found:
+        path, _, anchor = link.partition("#")
+        target = project_root / (path or name)
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
+def _links(path: Path) -> list[str]:
+    tokens = [child for token in MarkdownIt().parse(path.read_text("utf-8")) for child in token.children or ()]
+    links = [str(token.attrGet("href") or token.attrGet("src") or "") for token in tokens]
+    return [link for link in links if link and "://" not in link]
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
