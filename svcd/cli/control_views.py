@@ -144,7 +144,8 @@ def _reloaded(result: Mapping[str, Any], output: Output) -> Iterator[str]:
         f"{count} {verb}" if number else f"{_counted(count, noun)} {verb}"
         for number, (count, noun, verb) in enumerate(found)
     ]
-    yield f"reloaded: {', '.join(parts) or 'nothing has changed'}"
+    broken = f"; {len(result['broken'])} broken" if result["broken"] else ""
+    yield f"reloaded: {', '.join(parts) or 'nothing has changed'}{broken}"
     yield from (f"  {line}" for line in _change_lines(result, output))
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from svcd.config.options import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterator, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 
     from svcd.config.endpoints import Endpoint
     from svcd.config.service import Service
 
-__all__ = ["ReloadPlan", "diff", "socket_key"]
+__all__ = ["ReloadPlan", "as_configured", "diff", "socket_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +94,31 @@ def diff(old: Sequence[Endpoint], new: Sequence[Endpoint], hidden: Collection[Ha
         changed=changed,
         same=tuple(service for _, service in both if service.id not in changed_ids),
         contested=tuple((each, has) for each in new if (has := first[socket_key(each)]) is not each),
+    )
+
+
+def as_configured(plan: ReloadPlan, before: Mapping[str, Service], wanted: Iterable[Service]) -> ReloadPlan:
+    """Return a plan whose services are those that were configured and will be, also those that can't be served.
+
+    Args:
+        plan: the changes of sockets, and of the services that have some.
+        before: the services that were configured before, by id.
+        wanted: the services of the new file, in its order.
+    """
+    after = {service.id: service for service in wanted}
+    added = [service for name, service in after.items() if name not in before]
+    changed = [(was, after[name]) for name, was in before.items() if name in after and after[name] != was]
+    # A service that was broken, and can be served now as it was configured before, changes too.
+    new = {service.id for service in added} | {service.id for _, service in changed}
+    added += [service for service in plan.added if service.id not in new]
+    changed += [
+        (was, service) for was, service in plan.changed if service.id not in new and service == after.get(service.id)
+    ]
+    return replace(
+        plan,
+        added=tuple(added),
+        removed=tuple(service for name, service in before.items() if name not in after),
+        changed=tuple(changed),
     )
 
 

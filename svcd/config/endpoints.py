@@ -99,6 +99,11 @@ class DesiredServices:
         for each in self.faulty:
             yield from each.endpoints
 
+    def services(self) -> Iterator[Service]:
+        """Yield the enabled services, those with faults last; one with several sockets more than once."""
+        yield from (endpoint.service for endpoint in self.endpoints)
+        yield from (each.service for each in self.faulty)
+
 
 def grouped(endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
     """Return endpoints grouped by the ids of their services."""

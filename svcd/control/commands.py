@@ -331,6 +331,7 @@ def _reloaded(result: ReloadResult) -> dict[str, object]:
         "changed": [service.id for _, service in plan.changed],
         "opened": [endpoint.address for endpoint in plan.opened],
         "closed": [endpoint.address for endpoint in plan.closed],
+        "broken": list(result.broken),
     }
 
 

@@ -9,7 +9,7 @@ from twisted.application.service import Service as TwistedService
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
-from svcd.config.diff import diff
+from svcd.config.diff import as_configured, diff
 from svcd.config.endpoints import DesiredServices
 from svcd.connections.wait_port import WaitPort
 from svcd.errors import ListenError, StoppingError
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from svcd.config.diff import ReloadPlan
     from svcd.config.endpoints import Endpoint
+    from svcd.config.service import Service
     from svcd.model import ConfigProblem
     from svcd.process.zygote_client import ZygoteClient
     from svcd.tls.certificates import ServerTls
@@ -42,12 +43,14 @@ class ReloadResult(NamedTuple):
     """The result of a reload.
 
     Attributes:
-        plan: the changes.
+        plan: the changes; its services are also those that can't be served.
         faults: the reasons why services can't be served as configured.
+        broken: the ids of the services that can't be served as configured; empty for a difference.
     """
 
     plan: ReloadPlan
     faults: tuple[ConfigProblem | ListenError, ...]
+    broken: tuple[str, ...] = ()
 
 
 class Supervisor(TwistedService):
@@ -193,7 +196,7 @@ class Supervisor(TwistedService):
         """
         self._refuse_while_stopping()
         began = self._reactor.seconds()
-        before = self.endpoints
+        before, services = self.endpoints, self._configured()
         plan = diff(before, wanted_endpoints(desired, self.endpoints), hidden(self._listeners))
         change = ReloadTransaction(plan, self._context, self.hosted, self._listeners)
         change.prepare()
@@ -215,8 +218,8 @@ class Supervisor(TwistedService):
         self.disabled = {service.id: service for service in desired.disabled}
         self._update_descriptions()
         self.registry.reloads_done += 1
-        # Log the actual changes: a broken service continues as before, or does not run.
-        actual = diff(before, self.endpoints)
+        # The actual changes of sockets: a broken service continues as before, or does not run.
+        actual = as_configured(diff(before, self.endpoints), services, desired.services())
         counts = {"opened": len(actual.opened), "closed": len(actual.closed), "changed": len(actual.changed)}
         counts |= {"added": len(actual.added), "removed": len(actual.removed), "broken": len(broken)}
         log_event(self._log, RELOAD, **counts, seconds=round(self._reactor.seconds() - began, 6))
@@ -226,7 +229,12 @@ class Supervisor(TwistedService):
             if problem.service not in broken and not problem.text.startswith("tls_"):
                 log_event(self._log, PROBLEM, text=str(problem))
         failed = [error for each in broken.values() for error in each.errors]
-        return ReloadResult(actual, tuple(dict.fromkeys([*failed, *faults])))
+        return ReloadResult(actual, tuple(dict.fromkeys([*failed, *faults])), tuple(broken))
+
+    def _configured(self) -> dict[str, Service]:
+        """Return the services as configured, whether they run or are broken, by id."""
+        running = {name: running.service for name, running in self.hosted.items()}
+        return running | {each.service.id: each.service for each in self.broken}
 
     def serve(self, checked: DesiredServices) -> None:
         """Start or change the services that were checked; the others stay as they are.
@@ -311,7 +319,9 @@ class Supervisor(TwistedService):
 
     def difference(self, desired: DesiredServices) -> ReloadResult:
         """Return the result that a change to other services would have, except for socket errors; change nothing."""
-        plan = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
+        sockets = diff(self.desired_endpoints, tuple(desired), hidden(self._listeners))
+        # Also services without a known socket, such as one whose host name can't be resolved.
+        plan = as_configured(sockets, self._configured(), desired.services())
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
         for service in [*plan.added, *(new for _, new in plan.changed)]:

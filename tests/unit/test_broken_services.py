@@ -283,6 +283,36 @@ def test_a_running_service_outlives_a_fault_of_its_line(tmp_path: Path) -> None:
     daemon.stop()
 
 
+def test_a_reload_names_the_changes_of_broken_services(tmp_path: Path) -> None:
+    """Services that were added, changed or removed are in the result and the log, although they can't be served."""
+    ok, taken = f"ok {tmp_path}/ok/unix echo", tmp_path / "taken"
+    daemon = _Daemon(f"{ok}\nx {tmp_path}/x/unix echo")
+    daemon.start()
+    taken.write_text("in the way")
+
+    def reload(text: str) -> tuple[list[str], list[str], list[str], list[str]]:
+        expected = daemon.supervisor.difference(desired(text)).plan
+        with LogCatcher() as log:
+            plan, _, broken = daemon.supervisor.change_to(desired(text))
+        (event,) = log.named("reload")
+        counts = [event[name] for name in ("added", "removed", "changed", "broken")]
+        assert counts == list(map(len, (plan.added, plan.removed, plan.changed, broken)))
+        assert [*plan.lines()][: sum(counts[:3])] == [*expected.lines()][: sum(counts[:3])]
+        added, removed = ([service.id for service in found] for found in (plan.added, plan.removed))
+        return added, removed, [service.id for _, service in plan.changed], sorted(broken)
+
+    new = f"new {tmp_path}/new/unix factory=no_such_module:x"
+    assert reload(f"{ok}\n{new}\nx {taken}/unix echo") == (["new/unix"], [], ["x/unix"], ["new/unix", "x/unix"])
+    assert daemon.supervisor.hosted["x/unix"].service.path == f"{tmp_path}/x"
+    assert reload(f"{ok}\n{new}\nx {taken}/unix echo") == ([], [], [], ["new/unix", "x/unix"])
+    assert reload(f"{ok}\n{new}2\nx {taken}/unix echo") == ([], [], ["new/unix"], ["new/unix", "x/unix"])
+    assert reload(f"{ok}\nx {taken}/unix echo") == ([], ["new/unix"], [], ["x/unix"])
+    taken.unlink()
+    plan, faults, broken = daemon.supervisor.change_to(desired(f"{ok}\nx {taken}/unix echo"))
+    assert ([new.id for _, new in plan.changed], faults, broken) == (["x/unix"], (), ())
+    daemon.stop()
+
+
 def test_nothing_changes_with_strict(tmp_path: Path) -> None:
     """With strict one fault undoes what was prepared for the other services."""
     daemon = _Daemon(f"ok {tmp_path}/ok/unix echo")

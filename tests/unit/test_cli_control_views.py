@@ -12,7 +12,7 @@ from svcd.cli.top import show_top
 from svcd.wire.control_protocol import COMMANDS
 
 RELOADED: dict[str, Any] = {
-    name: [] for name in ("changes", "faults", "added", "removed", "changed", "opened", "closed")
+    name: [] for name in ("changes", "faults", "added", "removed", "changed", "opened", "closed", "broken")
 }
 
 
@@ -43,6 +43,8 @@ def _status(*rows: dict[str, Any], leaving: int = 0) -> dict[str, Any]:
             {"changed": ["a/tcp", "b/tcp"], "added": ["c/tcp"], "changes": ["+ c/tcp"]},
             ["reloaded: 2 services changed, 1 added", "  + c/tcp"],
         ),
+        ("reload", {"broken": ["a/tcp"]}, ["reloaded: nothing has changed; 1 broken"]),
+        ("reload", {"added": ["a/tcp"], "broken": ["a/tcp"]}, ["reloaded: 1 service added; 1 broken"]),
         ("reload", {"removed": ["a/tcp"], "closed": ["x"]}, ["reloaded: 1 service removed"]),
         ("reload", {"opened": ["x", "y"]}, ["reloaded: 2 sockets opened"]),
         ("diff", {}, ["a reload would change nothing"]),

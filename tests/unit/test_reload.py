@@ -96,7 +96,7 @@ def test_diff_has_faults_and_missing_rights(
     reloaded.reloader = Reloader(
         reloaded.daemon.supervisor, reloaded._load, maybeDeferred, lambda _services: DesiredServices(())
     )
-    plan, faults = reloaded.outcome(reloaded.reloader.diff)
+    plan, faults, _broken = reloaded.outcome(reloaded.reloader.diff)
     assert [service.id for service in plan.added] == ["mine/unix", "bad/unix"]
     texts = [fault.text for fault in faults]
     assert texts == [
