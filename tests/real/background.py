@@ -1,4 +1,4 @@
-"""Threads that run while a test does something else."""
+"""Background threads of a test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Background"]
 
 
 class Background:
-    """Threads that repeat something until they are stopped.
+    """Threads that repeat calls until they are stopped.
 
     Args:
-        pause: how long each waits before each time, in seconds.
+        pause: time before each call, in seconds.
 
     Attributes:
-        wrong: what was raised; it ends the thread.
+        wrong: the exceptions that were raised; each ended its thread.
     """
 
     def __init__(self, pause: float) -> None:
@@ -34,8 +34,8 @@ class Background:
         """Add a thread.
 
         Args:
-            once: called again and again.
-            name: stands before what it raises, in `wrong`.
+            once: the function to call repeatedly.
+            name: prefix of its exceptions in `wrong`.
         """
         self._threads.append(threading.Thread(target=self._run, args=(once, f"{name}: " if name else "")))
 
@@ -43,13 +43,13 @@ class Background:
         while not self._stop.wait(self._pause):
             try:
                 once()
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test is to tell it
+            except Exception as error:  # noqa: BLE001 - the test reports any exception
                 self.wrong.append(f"{prefix}{error!r}")
                 return
 
     @contextlib.contextmanager
     def going_on(self) -> Iterator[None]:
-        """Run them while something happens."""
+        """Run the threads while the context is entered."""
         for thread in self._threads:
             thread.start()
         try:

@@ -1,4 +1,4 @@
-"""A booted systemd over an overlay of this machine, with svcd in /opt/svcd as an administrator would have it."""
+"""A systemd booted in a container over an overlay of this machine, with svcd installed in /opt/svcd."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["PYTHON", "Booted", "booted"]
 
-#: The interpreter of the environment in there.
+#: The Python interpreter inside the container.
 PYTHON = "/opt/svcd/bin/python3"
 _BASE = "/opt/python"
 _SCRIPT = "#!{python}\nimport sys\nfrom {module} import {name}\nsys.exit({name}())\n"
 
 
 class Booted:
-    """A machine that runs systemd.
+    """A container that runs systemd.
 
     Args:
-        leader: its process 1, as this machine counts.
+        leader: pid of its process 1 on this machine.
         root: its file system.
     """
 
@@ -43,7 +43,7 @@ class Booted:
         self._enter.append(f"--wd=/proc/{leader}/root")
 
     def __call__(self, *words: str, check: bool = True) -> str:
-        """Run a command in there; what it prints."""
+        """Run a command in the container and return its output."""
         command = (*self._enter, *words)
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=_ENVIRONMENT)
         assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}{self.journal()}"
@@ -54,28 +54,28 @@ class Booted:
         return [*self._enter, *words]
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
-        """Begin a command in there."""
+        """Start a command in the container."""
         return subprocess.Popen(
             [*self._enter, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_ENVIRONMENT
         )
 
     def put(self, path: str, text: str) -> None:
-        """Write a file in there."""
+        """Write a file in the container."""
         words = ["sh", "-c", f"mkdir -p $(dirname {path}) && cat > {path}"]
         subprocess.run([*self._enter, *words], input=text, text=True, check=True, timeout=PATIENCE)
 
     def show(self, *properties: str, unit: str = "svcd.service") -> dict[str, str]:
-        """Properties of a unit."""
+        """Return properties of a unit."""
         lines = self("systemctl", "show", "-p", ",".join(properties), unit).splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def journal(self) -> str:
-        """What svcd and systemd said about it."""
+        """Return the journal of the unit svcd.service."""
         words = [*self._enter, "journalctl", "--no-pager", "-o", "cat", "-u", "svcd.service"]
         return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, env=_ENVIRONMENT).stdout
 
     def ask(self, port: int, question: str = "") -> str:
-        """What a service answers."""
+        """Return the answer of a service to a question."""
         code = (
             "import socket,sys;c=socket.create_connection(('127.0.0.1',int(sys.argv[1])),30);"
             "c.sendall(sys.argv[2].encode());c.shutdown(1);"
@@ -89,15 +89,15 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 @contextmanager
 def booted(folder: Path, program: Callable[[str], str]) -> Iterator[Booted]:
-    """Boot, and shut down in the end.
+    """Boot a container, and shut it down at the end.
 
-    The overlay's upper folder takes all that is written in there, so this machine stays as it is.
+    The upper directory of the overlay takes all writes, so this machine stays as it is.
     """
     nspawn = program("systemd-nspawn")
     program("nsenter")
     with _overlay(folder) as root:
         (root / "etc" / "machine-id").write_text(f"{uuid.uuid4().hex}\n")
-        # Nothing of this machine's own services is wanted in there.
+        # The services of this machine must not start in the container.
         shutil.rmtree(root / "etc/systemd/system/multi-user.target.wants", ignore_errors=True)
         words = [nspawn, "--quiet", "--register=no", "--keep-unit", "--private-network", "--boot", *_environment(root)]
         words += ["--machine", f"svcd-test-{os.getpid()}", "--directory", str(root), "systemd.unit=basic.target"]
@@ -131,7 +131,7 @@ def _overlay(folder: Path) -> Iterator[Path]:
         each.mkdir()
     mounted = _mount(layers, root)
     if mounted.returncode:
-        # An overlay can't stand on an overlay; a memory file system can bear one.
+        # The upper directory can't be on an overlay file system; it can be on tmpfs.
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(layers)], check=True)
         mounted = _mount(layers, root)
     try:
@@ -152,9 +152,9 @@ def _mount(layers: Path, root: Path) -> subprocess.CompletedProcess[bytes]:
 
 
 def _environment(root: Path) -> list[str]:
-    """Make /opt/svcd, a virtual environment with what this one has and the svcd under test; the mounts that it needs.
+    """Make the virtual environment /opt/svcd with the packages of this one and the svcd under test; return its mounts.
 
-    It is made instead of mounted: scripts name their interpreter, and a daemon can't see every place.
+    It is made and not mounted: scripts name their interpreter, and the unit hides some directories from the daemon.
     """
     home = root / "opt/svcd"
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -168,11 +168,11 @@ def _environment(root: Path) -> list[str]:
     if base.parts[1] != "usr":
         binds.append(f"--bind-ro={base}:{_BASE}")
         python = Path(_BASE) / "bin" / version
-        # Where it was built to look for its library, the daemon can't.
+        # The daemon can't read the directory in which the interpreter looks for its library.
         (root / "etc/ld.so.conf.d/0-svcd.conf").write_text(f"{_BASE}/lib\n")
     (home / "pyvenv.cfg").write_text(f"home = {python.parent}\ninclude-system-site-packages = false\n")
     (home / "bin/python3").symlink_to(python)
-    # The svcd under test comes before one that is installed.
+    # The svcd under test precedes an installed one.
     (packages / "here.pth").write_text("/opt/source\n/opt/packages\n")
     for name, module in (("twistd", "twisted.scripts.twistd"), ("svcctl", "svcd.cli")):
         script = home / "bin" / name
@@ -183,7 +183,7 @@ def _environment(root: Path) -> list[str]:
 
 
 def _leader(process: subprocess.Popen[bytes]) -> int | None:
-    """The container's process 1, as this machine counts, once its systemd can be asked; None if it ended."""
+    """Return the pid of process 1 of the container on this machine once systemd answers; None if it ended."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     ready = ["systemctl", "list-units", "--no-legend"]
     for _ in range(200):
@@ -198,7 +198,7 @@ def _leader(process: subprocess.Popen[bytes]) -> int | None:
                 return None
             if done.returncode == 0:
                 return int(pids[0])
-        # Not a wait for luck: process 1 gives no other sign of life to its outside.
+        # Polled, because process 1 gives no other sign of its state outside the container.
         try:
             process.wait(0.1)
         except subprocess.TimeoutExpired:

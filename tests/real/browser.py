@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, asked through chromedriver (https://www.w3.org/TR/webdriver2/)."""
+"""A headless Chromium, controlled through chromedriver (https://www.w3.org/TR/webdriver2/)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Browser"]
 
 _SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
              "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
-#: How long a page may take to become what a test waits for, in seconds.
+#: Time in which a page has to reach the state that a test waits for, in seconds.
 _PATIENCE = 30.0
 
 
 class Browser:
-    """One, with a profile of its own.
+    """A browser with its own profile.
 
     Args:
-        folder: for the profile; empty.
+        folder: an empty directory for the profile.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,7 +45,7 @@ class Browser:
             raise
 
     def _start(self, driver: str) -> str:
-        """Start the driver; returns its port. It takes one that is free over IPv6, and may find it taken over IPv4."""
+        """Start the driver and return its port: one that is free over IPv6, and may be taken over IPv4."""
         for _ in range(10):
             self._driver = subprocess.Popen(
                 [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -85,19 +85,19 @@ class Browser:
                 self._driver.stdout.close()
 
     def visit(self, url: str) -> None:
-        """Go there, and wait until it is loaded."""
+        """Open a page, and wait until it is loaded."""
         self._ask("POST", "/url", {"url": url})
 
     def run(self, script: str) -> Any:
-        """The value that a script returns."""
+        """Run a script and return its value."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": []})
 
     def tell(self, command: str, **parameters: object) -> Any:
-        """A command of the Chrome DevTools protocol."""
+        """Send a command of the Chrome DevTools protocol."""
         return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def until(self, script: str, wanted: Callable[[Any], bool] = bool) -> Any:
-        """The value of a script, once it is wanted."""
+        """Return the value of a script once it satisfies a condition."""
         end = time.monotonic() + _PATIENCE
         while not wanted(value := self.run(script)):
             assert time.monotonic() < end, f"{script} is still {value!r}"
@@ -105,15 +105,15 @@ class Browser:
         return value
 
     def screenshot(self) -> bytes:
-        """The page as it looks, a PNG."""
+        """Return a screenshot of the page, a PNG."""
         return base64.b64decode(self._ask("GET", "/screenshot"))
 
     def complaints(self) -> list[str]:
-        """What stands in the console since the last time: errors, and what the page's policy has forbidden."""
+        """Return the new lines of the console: errors, and violations of the page's policy."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """The addresses that pages have asked for since the last time, without those that leave no browser."""
+        """Return the new URLs that pages have requested over the network."""
         entries = [
             json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"})
         ]

@@ -1,4 +1,4 @@
-"""Running the clients that people have."""
+"""Running client programs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["run"]
 
 
 def run(*words: str, data: bytes = b"", cwd: Path | None = None, env: Mapping[str, str] | None = None) -> bytes:
-    """The output of a client that is given its input and then its end, both of its outputs together.
+    """Run a client with an input that ends; return its standard output and standard error together.
 
     Args:
         words: its command line.
         data: its input.
-        cwd: where it runs.
+        cwd: its working directory.
         env: its whole environment; None for the test's.
     """
     done = subprocess.run(

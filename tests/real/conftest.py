@@ -1,4 +1,4 @@
-"""A daemon for each test that asks for one, and the real clients it talks to."""
+"""Fixtures: daemons under test, directories, users and programs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.real.daemon import Daemon, environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: The ordinary user of tests that are run by root.
+#: Uid of the ordinary user in tests that root runs.
 NOBODY = 65534
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons in the test's own folder; each is ended and reaped with the test."""
+    """Return a function that starts daemons in the directory of the test; they are ended and reaped with the test."""
     started: list[Daemon] = []
 
     def starter(services: str | None = None, *arguments: str, **settings: object) -> Daemon:
@@ -41,7 +41,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can read, which pytest's own are not, and a daemon's user can write."""
+    """Return a directory that all users can read and write, unlike those of pytest."""
     with tempfile.TemporaryDirectory(prefix="svcd-test-") as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -50,9 +50,9 @@ def open_folder() -> Iterator[Path]:
 
 @pytest.fixture
 def as_nobody(program: Callable[[str], str]) -> list[str]:
-    """Words before a command line that root runs as an ordinary user, who can read this Python and run it again."""
+    """Return the words before a command line that root runs as an ordinary user; skip if that user can't run Python."""
     before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-    # The first may still have had root's rights to be found.
+    # The first process may have been found with the rights of root, so a second one is started.
     code = "import subprocess, sys, svcd; subprocess.run([sys.executable, '-c', ''], check=True)"
     if subprocess.run(
         [*before, sys.executable, "-c", code], cwd="/", env=environment(), capture_output=True
@@ -63,7 +63,7 @@ def as_nobody(program: Callable[[str], str]) -> list[str]:
 
 @pytest.fixture
 def ordinary(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[Callable[..., Daemon]]:
-    """Start daemons as an ordinary user: who runs the tests, or nobody where root does."""
+    """Return a function that starts daemons as an ordinary user: the user of the tests, or `nobody` if that is root."""
     before: list[str] = request.getfixturevalue("as_nobody") if os.geteuid() == 0 else []
     started: list[Daemon] = []
 
@@ -84,7 +84,7 @@ def ordinary(request: pytest.FixtureRequest, open_folder: Path) -> Iterator[Call
 
 @pytest.fixture
 def program() -> Callable[[str], str]:
-    """The path of a program; the test is skipped where the machine has none."""
+    """Return a function that returns the path of a program, and skips the test if it is not installed."""
 
     def find(name: str) -> str:
         found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -97,7 +97,7 @@ def program() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 def has_ipv6() -> bool:
-    """Whether the machine has IPv6 on its loopback interface."""
+    """Return whether the machine has IPv6 on its loopback interface."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))

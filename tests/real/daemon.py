@@ -1,4 +1,4 @@
-"""A svcd daemon under test: started as twistd starts it, watched through its log."""
+"""A svcd daemon under test: started by twistd, watched through its log."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "Daemon", "environment", "exchange", "fields", "twistd"]
 
-#: How long a test waits for what must come, in seconds; a loaded machine must not fail it.
+#: Time for which a test waits for an event, in seconds; long enough for a loaded machine.
 PATIENCE = 60.0
 
 
 def twistd(*arguments: str) -> list[str]:
-    """A command line of the twistd beside this Python."""
+    """Return a command line of the twistd beside this Python."""
     return [sys.executable, str(Path(sys.executable).parent / "twistd"), *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a daemon: it runs the svcd that the tests have imported."""
+    """Return the environment of a daemon that runs the svcd that the tests import."""
     root = str(Path(svcd.__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1", **more}
 
 
 def fields(line: str) -> dict[str, str]:
-    """The fields of a line of the log, with the event under `event`."""
+    """Return the fields of a line of the log, with the event under `event`."""
     _, event, *rest = line.split(" ", 2)
     found = {"event": event}
     for name, plain, quoted in re.findall(r'(\w+)=(?:([^" ]+)|("(?:[^"\\]|\\.)*"))', "".join(rest)):
@@ -52,16 +52,16 @@ class Daemon:
     """A running daemon.
 
     Args:
-        folder: where it runs and has its services file.
+        folder: its working directory, with its services file.
         services: the text of that file; None for the embedded default.
-        arguments: for `twistd svcd`.
-        before: words of the command line before it, as for setpriv.
-        twistd_arguments: for twistd itself, before the word svcd.
-        ready: whether to wait until it is.
-        env: more of its environment.
-        preexec_fn: run in its process before it.
-        pass_fds: more descriptors that it is started with.
-        usual_control: whether its control socket is at the usual place.
+        arguments: the arguments after `twistd svcd`.
+        before: words before its command line, as of setpriv.
+        twistd_arguments: options of twistd, before the word svcd.
+        ready: whether to wait for the `ready` line of its log.
+        env: additional environment variables.
+        preexec_fn: called in its process before exec.
+        pass_fds: additional descriptors that it inherits.
+        usual_control: whether its control socket is at the default path.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Daemon:
             self.file.write_text(services)
             words += ["--services", str(self.file)]
         if "--control" not in arguments and not usual_control:
-            # The usual place of the socket is one for all daemons of a user.
+            # The default path of the socket is the same for all daemons of a user.
             words += ["--control", ""]
         self.process = subprocess.Popen(
             [*words, *arguments],
@@ -105,7 +105,7 @@ class Daemon:
         self._reader.start()
         if ready:
             try:
-                # Of launchers the log says so, too.
+                # The log has such lines of launchers, too.
                 self.wait_for(lambda line: " ready services=" in line or '"event":"ready"' in line)
             except BaseException:
                 self.end()
@@ -122,7 +122,7 @@ class Daemon:
             self._changed.notify_all()
 
     def wait_for(self, wanted: Callable[[str], bool], count: int = 1) -> list[str]:
-        """The lines of the log that are wanted, once there are so many."""
+        """Return the lines of the log that satisfy a condition, once there are `count` of them."""
         found: list[str] = []
         seen = 0
 
@@ -139,31 +139,31 @@ class Daemon:
             return found
 
     def wait_event(self, event: str, service: str, count: int = 1) -> list[dict[str, str]]:
-        """The fields of so many events of a service."""
+        """Return the fields of the lines of an event of a service, once there are `count` of them."""
         lines = self.wait_for(lambda line: f" {event} service={service} " in f"{line} ", count)
         return [fields(line) for line in lines]
 
     def zygote(self, count: int = 1) -> int:
-        """The pid of its zygote, the last of so many."""
+        """Return the pid of the zygote that was started last, once `count` were started."""
         lines = self.wait_for(lambda line: " zygote " in line and " state=started" in line, count)
         return int(fields(lines[-1])["pid"])
 
     def launcher(self, service: str, count: int = 1) -> int:
-        """The pid of a service's launcher, the last of so many that were ready."""
+        """Return the pid of the launcher of a service that was ready last, once `count` were ready."""
         mark = f" launcher service={service} "
         lines = self.wait_for(lambda line: mark in line and " state=ready" in line, count)
         return int(fields(lines[-1])["pid"])
 
     def handlers(self, service: str, count: int = 1) -> list[int]:
-        """The pids of so many handlers of a service, in the order of their connections."""
+        """Return the pids of `count` handlers of a service, in the order of their connections."""
         return [int(each["pid"]) for each in self.wait_event("accept", service, count)]
 
     def addresses(self, service: str) -> list[str]:
-        """Where a service listens, as the log says."""
+        """Return the addresses of a service from the log."""
         return [each["address"] for each in self.wait_event("listen", service)]
 
     def connect(self, service: str, family: int = socket.AF_INET) -> socket.socket:
-        """A connection, or a connected datagram socket, to a service."""
+        """Return a connection, or a connected datagram socket, to a service."""
         net = service.rpartition("/")[2]
         kind = socket.SOCK_DGRAM if net in ("udp", "udp4", "udp6", "unixgram") else socket.SOCK_STREAM
         client = socket.socket(family, kind)
@@ -185,18 +185,18 @@ class Daemon:
             raise
 
     def port(self, service: str) -> int:
-        """The port of a service's first listener."""
+        """Return the port of the first listener of a service."""
         return int(self.addresses(service)[0].rpartition(":")[2])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Tell it to stop; its exit status."""
+        """Send a signal to the daemon, wait for its end, and return its exit status."""
         self.process.send_signal(number)
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
 
     def end(self) -> None:
-        """End it if it still runs, and reap it."""
+        """End the daemon and its successors if they still run, and reap it."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -204,7 +204,7 @@ class Daemon:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(PATIENCE)
-        # They have the log open as well; what it says of them may be still to be read.
+        # They have the log open as well, and their lines may be unread.
         deadline = time.monotonic() + PATIENCE
         while self._reader.is_alive() and time.monotonic() < deadline:
             self._end_new_daemons()
@@ -214,7 +214,7 @@ class Daemon:
 
     @property
     def new_daemons(self) -> list[int]:
-        """The pids of the daemons that have taken over from this one, and from each other."""
+        """The pids of the daemons that upgrades have started, in order."""
         return [int(fields(line)["pid"]) for line in self.lines if " upgrade pid=" in line]
 
     def _end_new_daemons(self) -> None:
@@ -224,14 +224,14 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
 
     def memory(self) -> int:
-        """Its resident memory in bytes."""
+        """Return its resident memory in bytes."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         match = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert match is not None
         return int(match[1]) * 1024
 
     def cpu_seconds(self) -> float:
-        """The processor time it has used."""
+        """Return its processor time in seconds."""
         after_name = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -250,7 +250,7 @@ class Daemon:
 
 
 def exchange(client: socket.socket, question: bytes = b"") -> bytes:
-    """Send, half-close, and read until the server closes."""
+    """Send a question, half-close, and return the answer up to the end."""
     with client:
         if question:
             client.sendall(question)

@@ -1,8 +1,8 @@
-"""`python tests/real/flood.py PORT COUNT`: a client from each of so many loopback addresses, as fast as they go.
+"""`python tests/real/flood.py PORT COUNT`: COUNT clients in quick succession, each from its own loopback address.
 
-Each says something and waits until it is answered or closed, so that as many come as the server can take in and none
-has to try again. They leave by a reset: fifty thousand ports that wait for their time to be over would be in the way of
-other tests. Says how many there were, how many failed, and the seconds.
+Each sends a byte and waits until it is answered or closed, so that the server is at its limit and no client has to try
+again. They close by a reset: fifty thousand ports in TIME-WAIT would disturb other tests. Prints the number of clients,
+the number of failures, and the seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections import deque
 
 __all__ = ["source"]
 
-#: Clients that are connected at the same time.
+#: Number of clients that are connected at the same time.
 _WINDOW = 64
 
 
 def source(number: int) -> str:
-    """The address of a client: 127.1.0.0 and those after it."""
+    """Return the address of a client: 127.1.0.0 and the following ones."""
     return f"127.{1 + (number >> 16)}.{number >> 8 & 255}.{number & 255}"
 
 

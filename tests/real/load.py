@@ -1,4 +1,4 @@
-"""Clients in closed loops, who count what went wrong while something happens to the daemon."""
+"""Clients in closed loops, which record failures while something happens to the daemon."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Load"]
 
 
 class Load(Background):
-    """32 clients that keep a connection for 20 echoes, and 32 that ask for the time and close.
+    """32 clients that keep a connection for 20 echoes, and 32 that read the time and close.
 
-    Every connection must be accepted, and every answer whole: a refusal, a reset or an early end is written down.
+    Each connection must be accepted, and each answer complete: a refusal, a reset or an early end is a failure.
 
     Args:
-        echo, daytime: the ports.
-        datagrams: of an echo service; each question must have one answer, and there is one at a time.
-        pause: how long each client waits before it comes again, in seconds, to leave others something of the machine.
+        echo, daytime: ports of the services.
+        datagrams: port of an echo service over UDP; each datagram must have one answer, and one is sent at a time.
+        pause: time before each connection of a client, in seconds, which leaves processor time to other processes.
 
     Attributes:
-        done: how many connections, and rounds of datagrams, went well.
-        wrong: what did not.
+        done: number of connections and rounds of datagrams that succeeded.
+        wrong: the failures.
     """
 
     def __init__(self, echo: int, daytime: int, datagrams: int = 0, pause: float = 0) -> None:
@@ -59,7 +59,7 @@ class Load(Background):
             client.connect(("127.0.0.1", port))
             for number in range(50):
                 client.send(b"%d" % number)
-                # A second answer to the one before would be found here.
+                # A second answer to the previous datagram would be read here.
                 assert client.recv(100) == b"%d" % number
             client.setblocking(False)
             with contextlib.suppress(BlockingIOError):

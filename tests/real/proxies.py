@@ -1,4 +1,4 @@
-"""haproxy and nginx under test: one of them in the foreground, on sockets that the test has made."""
+"""haproxy and nginx in the foreground, on sockets that the test has made."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Haproxy", "Nginx"]
 
-#: Where Debian has it; elsewhere it may be a part of nginx itself.
+#: Path of the module on Debian; elsewhere it may be built into nginx.
 _STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
 
 class _Proxy:
-    """One that runs. Its sockets listen before it does, so nobody has to wait for it.
+    """A running proxy. Its sockets listen before its start, so a client need not wait for it.
 
     Args:
         program: its path.
-        folder: where it has its files.
-        count: how many listening sockets it is to have.
+        folder: directory of its files.
+        count: number of its listening sockets.
 
     Attributes:
-        ports: of those, on 127.0.0.1.
+        ports: ports of these sockets, on 127.0.0.1.
     """
 
     def __init__(self, program: str, folder: Path, count: int = 1) -> None:
@@ -40,7 +40,7 @@ class _Proxy:
 
     @property
     def descriptors(self) -> list[int]:
-        """The sockets, by the numbers that the proxy knows them by."""
+        """The descriptors of the sockets, as the proxy inherits them."""
         return [sock.fileno() for sock in self._sockets]
 
     def _run(self, *words: str, **more: str) -> None:
@@ -56,7 +56,7 @@ class _Proxy:
             )
 
     def connect(self, host: str, number: int = 0) -> socket.socket:
-        """A client's connection from a loopback address to one of the sockets."""
+        """Return a connection from a loopback address to one of the sockets."""
         client = socket.socket()
         client.settimeout(PATIENCE)
         client.bind((host, 0))
@@ -64,9 +64,9 @@ class _Proxy:
         return client
 
     def close(self) -> None:
-        """End it, and reap it."""
+        """End the proxy, and reap it."""
         if self._process is not None:
-            # Politely: nginx has a process below this one.
+            # SIGTERM, because nginx has a child process to end.
             self._process.terminate()
             try:
                 self._process.wait(15)
@@ -84,10 +84,10 @@ def _filled(text: str, sockets: Sequence[str]) -> str:
 
 
 class Haproxy(_Proxy):
-    """haproxy."""
+    """A running haproxy."""
 
     def start(self, text: str) -> None:
-        """Run it with a configuration, in which {0}, {1} and so on are its sockets."""
+        """Start it with a configuration, in which {0}, {1} and so on are its sockets."""
         binds = [f"bind fd@{descriptor}" for descriptor in self.descriptors]
         head = "defaults\n retries 0\n timeout connect 30s\n timeout client 30s\n timeout server 30s\n"
         (self.folder / "haproxy.cfg").write_text(head + _filled(text, binds))
@@ -95,18 +95,18 @@ class Haproxy(_Proxy):
 
 
 class Nginx(_Proxy):
-    """nginx, with its module for streams."""
+    """A running nginx with its module for streams."""
 
     @property
     def passes_streams(self) -> bool:
-        """Whether it has that module."""
+        """Whether the module is installed."""
         if _STREAM.exists():
             return True
         built = subprocess.run([self._program, "-V"], capture_output=True, text=True, timeout=PATIENCE)
         return "--with-stream" in built.stderr.split()
 
     def start(self, text: str) -> None:
-        """Run it with what stands in `stream`, in which {0}, {1} and so on are its sockets."""
+        """Start it with the content of its `stream` block, in which {0}, {1} and so on are its sockets."""
         listens = [f"listen 127.0.0.1:{port}" for port in self.ports]
         module = f"load_module {_STREAM};\n" if _STREAM.exists() else ""
         head = f"{module}daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log stderr;\nevents {{}}\n"

@@ -1,4 +1,4 @@
-"""Servers of other people's, and servers that misbehave, for our clients."""
+"""Third-party servers, and servers that misbehave, for the clients of svcctl."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["lines_of", "own_address", "running", "serving"]
 
 
 def own_address() -> str:
-    """An address of this machine that nobody else uses, so that any port on it is free."""
+    """Return a loopback address that no other process uses, so that all its ports are free."""
     return f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
 @contextlib.contextmanager
 def running(*words: str | Path, cwd: Path, output: int = subprocess.DEVNULL) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, which is ended and reaped."""
+    """Run a server; it is ended and reaped."""
     command: Sequence[str] = [str(word) for word in words]
     with subprocess.Popen(command, cwd=cwd, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT) as process:
         try:
@@ -36,9 +36,9 @@ def running(*words: str | Path, cwd: Path, output: int = subprocess.DEVNULL) -> 
 
 @contextlib.contextmanager
 def serving(answer: Callable[[socket.socket], None], kind: int = socket.SOCK_STREAM) -> Iterator[int]:
-    """A server on 127.0.0.1 that gives each connection to a function, or its socket if that is one for datagrams.
+    """Serve on 127.0.0.1 with a function that gets each connection, or the socket itself if it is a datagram socket.
 
-    That function has to return when it reads nothing.
+    The function has to return at the end of the input.
 
     Returns:
         Its port.
@@ -71,7 +71,7 @@ def serving(answer: Callable[[socket.socket], None], kind: int = socket.SOCK_STR
         try:
             yield listener.getsockname()[1]
         finally:
-            # Whoever waits in accept or recv returns, on an unconnected socket too, though shutdown fails there.
+            # accept and recv return, also on an unconnected socket, for which shutdown raises an error.
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             for each in (thread, *threads):
@@ -79,7 +79,7 @@ def serving(answer: Callable[[socket.socket], None], kind: int = socket.SOCK_STR
 
 
 def lines_of(process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """What a server says, line by line."""
+    """Return the lines that a server sends."""
     assert process.stdout is not None
     for line in process.stdout:
         yield line.decode(errors="replace").rstrip()

@@ -1,4 +1,4 @@
-"""Asks services again and again while something happens to the daemon, and remembers how long they take."""
+"""Repeated requests to services while something happens to the daemon, with the longest response times."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Watch"]
 
 
 class Watch(Background):
-    """Asks services and the control socket again and again, and remembers the worst time of each.
+    """Threads that send requests to services repeatedly and record the longest time of each.
 
     Args:
-        asked: by name what asks once.
+        asked: functions that send one request, by name.
         pause: time between two requests, in seconds.
 
     Attributes:
-        worst: by name the longest time that an answer took, in seconds.
+        worst: longest response time in seconds, by name.
     """
 
     def __init__(self, asked: dict[str, Callable[[], object]], pause: float = 0.02) -> None:
