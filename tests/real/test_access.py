@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.real.daemon import Daemon
 
 REACTORS = ["uv", "epoll"]
-#: A built-in service and a spawned one that do the same.
+#: A built-in echo service and a spawned one.
 HANDLERS = {"builtin": "echo", "spawned": "server=/bin/cat"}
 #: Number of clients of a flood, each with its own address.
 FLOOD = 50_000
@@ -322,7 +322,7 @@ def test_reload_changes_the_rules(start: Callable[..., Daemon]) -> None:
     [("per_source_rate=10/s", FLOOD), ("rate=100/s", FLOOD // 4), ("only_from= banner_fail=/etc/hosts", 0)],
 )
 def test_flood_from_many_addresses(start: Callable[..., Daemon], options: str, most_admitted: int) -> None:
-    """Memory stays bounded, another service answers meanwhile, and the flooded one serves as soon as it is over."""
+    """Memory stays bounded, another service answers meanwhile, and the flooded service answers after the flood."""
     daemon = start(f"@defaults bind=127.0.0.1 log_on_success=none\nflooded 0/tcp echo {options}\nother 0/tcp echo\n")
     for name in ("flooded", "other"):
         _answer(_connect(daemon, f"{name}/tcp"))

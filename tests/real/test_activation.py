@@ -1,4 +1,4 @@
-"""Sockets that the daemon is started with, and the service manager that keeps them; without systemd."""
+"""Socket activation and the descriptor store of a service manager, without systemd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: Puts descriptors where sd_listen_fds(3) says, and becomes the program that is named after them.
+#: Moves descriptors to the numbers of sd_listen_fds(3), and executes the program that follows in its arguments.
 _LAUNCH = """
 import os, sys
 numbers, names = sys.argv[1].split(","), sys.argv[2]
@@ -34,14 +34,14 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def _with(sockets: dict[str, int]) -> dict[str, Any]:
-    """Settings of a daemon that is started with sockets, by their names."""
+    """Return the settings of a daemon that inherits sockets, by their names."""
     numbers = ",".join(map(str, sockets.values()))
     before = [sys.executable, "-c", _LAUNCH, numbers, ":".join(sockets)]
     return {"before": before, "pass_fds": tuple(sockets.values())}
 
 
 class _Manager:
-    """A service manager: hears everything, keeps what it is given."""
+    """A service manager that records all messages and keeps the descriptors in them."""
 
     def __init__(self, path: Path) -> None:
         self.messages: list[str] = []
@@ -73,7 +73,7 @@ class _Manager:
                 self._changed.notify_all()
 
     def wait_for(self, wanted: str, count: int = 1) -> list[str]:
-        """The messages that begin so, once there are so many."""
+        """Return the messages with a prefix, once there are `count` of them."""
 
         def found() -> list[str]:
             return [each for each in self.messages if each.startswith(wanted)]
@@ -83,7 +83,7 @@ class _Manager:
             return found()
 
     def close(self) -> None:
-        """The end."""
+        """Close the socket and the descriptors."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", self._socket.getsockname())
         self._thread.join(PATIENCE)
@@ -94,14 +94,14 @@ class _Manager:
 
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[_Manager]:
-    """A service manager at the path `notify`."""
+    """Return a service manager at the path `notify`."""
     made = _Manager(tmp_path / "notify")
     yield made
     made.close()
 
 
 def test_sockets_by_address_and_by_name(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Each serves its line; what is left over and what is missing is said; a file of the giver's stays."""
+    """Each socket serves its line; the log names unused and missing ones; the socket file of the parent stays."""
     services = f"echo 0/tcp4 bind=127.0.0.1\nupper {tmp_path}/up/unix\ndiscard 0/tcp4 bind=127.0.0.1\n"
     with (
         socket.create_server(("127.0.0.1", 0)) as echo,
@@ -127,7 +127,7 @@ def test_sockets_by_address_and_by_name(start: Callable[..., Daemon], tmp_path: 
 
 
 def test_variables_are_not_passed_on(start: Callable[..., Daemon]) -> None:
-    """A handler is not told of descriptors that it does not have."""
+    """A handler does not get the variables of descriptors that it does not inherit."""
     services = 'env 0/tcp4 bind=127.0.0.1 server="/usr/bin/env" passenv=LISTEN_FDS,LISTEN_PID,LISTEN_FDNAMES,HOME\n'
     with socket.create_server(("127.0.0.1", 0)) as given:
         daemon = start(services, **_with({"env": given.fileno()}))
@@ -136,8 +136,8 @@ def test_variables_are_not_passed_on(start: Callable[..., Daemon]) -> None:
     assert b"LISTEN_" not in answer
 
 
-def test_a_connection_is_no_listening_socket(start: Callable[..., Daemon]) -> None:
-    """A socket unit with Accept=yes is named as the mistake that it is, and the status is EX_CONFIG."""
+def test_connected_socket_is_refused(start: Callable[..., Daemon]) -> None:
+    """The error names Accept=yes of the socket unit, and the exit status is EX_CONFIG."""
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         daemon = start("echo 0/tcp4\n", ready=False, **_with({"connection": client.fileno()}))
         assert daemon.process.wait(PATIENCE) == os.EX_CONFIG
@@ -148,7 +148,7 @@ def test_a_connection_is_no_listening_socket(start: Callable[..., Daemon]) -> No
 def test_socket_activation_by_systemd(
     start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path
 ) -> None:
-    """systemd-socket-activate(1) starts the daemon for its first client, who is served."""
+    """systemd-socket-activate(1) starts the daemon for the first client, which is served."""
     tool = program("systemd-socket-activate")
     path = tmp_path / "in"
     before = [tool, f"--listen={path}", "--fdname=echo", "-E", "PYTHONPATH", "-E", "PYTHONUNBUFFERED"]
@@ -163,10 +163,10 @@ def test_socket_activation_by_systemd(
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_a_restart_refuses_nobody(
+def test_restart_refuses_no_client(
     reactor: str, start: Callable[..., Daemon], manager: _Manager, tmp_path: Path
 ) -> None:
-    """Who comes while no daemon runs waits, and is served by the one that comes back with the sockets of the first."""
+    """Clients that connect while no daemon runs wait, and the next daemon serves them with the sockets of the first."""
     services = f"echo 0/tcp4 bind=127.0.0.1\nupper {tmp_path}/up/unix\ndaytime 0/udp4 bind=127.0.0.1\n"
     settings = {"env": {"NOTIFY_SOCKET": str(tmp_path / "notify")}, "twistd_arguments": ["-r", reactor]}
     first = start(services, **settings)
@@ -192,8 +192,10 @@ def test_a_restart_refuses_nobody(
     assert len(manager.wait_for("FDSTORE=1", 3)) == 3
 
 
-def test_a_line_that_is_gone_leaves_the_store(start: Callable[..., Daemon], manager: _Manager, tmp_path: Path) -> None:
-    """By a reload, or by a restart with another file; its UNIX socket's file goes, too."""
+def test_removed_line_leaves_the_descriptor_store(
+    start: Callable[..., Daemon], manager: _Manager, tmp_path: Path
+) -> None:
+    """A reload or a restart with another file removes the socket, and its socket file."""
     settings = {"env": {"NOTIFY_SOCKET": str(tmp_path / "notify")}}
     first = start(f"echo 0/tcp4 bind=127.0.0.1\nupper {tmp_path}/up/unix\ndiscard {tmp_path}/no/unix\n", **settings)
     manager.wait_for("FDSTORE=1", 3)
@@ -215,8 +217,8 @@ def test_a_line_that_is_gone_leaves_the_store(start: Callable[..., Daemon], mana
     assert not (tmp_path / "up").exists()
 
 
-def test_signs_of_life(start: Callable[..., Daemon], manager: _Manager, tmp_path: Path) -> None:
-    """They come while the daemon turns, from READY on, and not from one that stands still."""
+def test_watchdog_messages(start: Callable[..., Daemon], manager: _Manager, tmp_path: Path) -> None:
+    """They are sent while the event loop runs, from READY on, and not by a stopped process."""
     env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
     daemon = start("echo 0/tcp4 bind=127.0.0.1\n", env=env)
     manager.wait_for("WATCHDOG=1", 5)
@@ -224,14 +226,14 @@ def test_signs_of_life(start: Callable[..., Daemon], manager: _Manager, tmp_path
     os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
     before = len(manager.messages)
     time.sleep(1)
-    # One may have been on its way.
+    # A message may have been sent before the stop.
     assert len(manager.messages) - before <= 1
     daemon.process.send_signal(signal.SIGCONT)
     manager.wait_for("WATCHDOG=1", before + 3)
 
 
-def test_a_daemon_that_leaves_its_terminal(manager: _Manager, tmp_path: Path) -> None:
-    """It says which process it has become, and keeps the sockets that it was started with."""
+def test_daemon_in_the_background(manager: _Manager, tmp_path: Path) -> None:
+    """It sends its new MAINPID, and keeps the sockets that it has inherited."""
     (tmp_path / "services").write_text("echo 0/tcp4 bind=127.0.0.1\n")
     with socket.create_server(("127.0.0.1", 0)) as given:
         settings = _with({"echo": given.fileno()})

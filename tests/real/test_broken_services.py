@@ -1,4 +1,4 @@
-"""Services that the machine can't serve: they are broken, the others serve, and they come back by themselves."""
+"""Services that can't be served are broken, the others serve, and broken ones recover by themselves."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def svcctl(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def own_name() -> str:
-    """The command name of this process."""
+    """Return the command name of this process."""
     return Path("/proc/self/comm").read_text().strip()
 
 
 def status(daemon: Daemon) -> dict[str, dict[str, Any]]:
-    """The rows of `svcctl status`, by service."""
+    """Return the rows of `svcctl status`, by service."""
     return {row["service"]: row for row in json.loads(svcctl(daemon, "status", "--json").stdout)["services"]}
 
 
 def broken(daemon: Daemon, service: str, count: int = 1) -> str:
-    """The reason of a service's last `broken` line."""
+    """Return the reason of the last `broken` line of a service."""
     return daemon.wait_event("broken", service, count)[-1]["reason"]
 
 
@@ -53,8 +53,8 @@ def recovered(daemon: Daemon, service: str, count: int = 1) -> None:
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
-    """The other service serves, the message names the process, and the port is taken when it is free."""
+def test_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
+    """The other service serves, the message names the process, and the service recovers when the port is free."""
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
     daemon = start(
@@ -76,7 +76,7 @@ def test_a_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
     assert found.returncode == 1
     assert "x/tcp is broken: " in found.stderr
     assert f"(pid {os.getpid()})" in found.stderr
-    # A service that is new: it was never sought before.
+    # A new service: the owner of its port has not been looked up before.
     with socket.create_server(("127.0.0.1", 0)) as other:
         more = f"y {other.getsockname()[1]}/tcp echo\n"
         text = daemon.file.read_text()
@@ -94,8 +94,8 @@ def test_a_port_in_use(start: Callable[..., Daemon], reactor: str) -> None:
     assert status(daemon)["x/tcp"]["state"] == "on"
 
 
-def test_a_broken_service_is_tried_again(start: Callable[..., Daemon]) -> None:
-    """Without a command, once the port is free; and it can be taken out of the file while it is broken."""
+def test_broken_service_is_retried(start: Callable[..., Daemon]) -> None:
+    """It recovers without a command when the port is free; its line can be removed while it is broken."""
     taken = socket.create_server(("127.0.0.1", 0))
     text = "@defaults bind=127.0.0.1\nok 0/tcp echo\n"
     daemon = start(f"{text}x {taken.getsockname()[1]}/tcp upper\n", "--control", "control")
@@ -111,8 +111,8 @@ def test_a_broken_service_is_tried_again(start: Callable[..., Daemon]) -> None:
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_files_that_come(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
-    """A program, a folder, a banner and a UNIX socket's folder that are missing, and come: each is served at once."""
+def test_missing_files_that_appear(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Services with a missing program, root, banner or socket directory recover as soon as it exists."""
     folder = tmp_path / "later"
     daemon = start(
         f"ok 0/tcp echo bind=127.0.0.1\n"
@@ -189,7 +189,7 @@ def leaves():
 
 
 RAISING_LATER = ("Stop", "Build", "CancelledStop", "CancelledBuild")
-#: With a word of the reason.
+#: Each with a word of the reason.
 RAISING_AT_START = {
     "Start": "no start",
     "DoStart": "no doStart",
@@ -202,7 +202,7 @@ RAISING_AT_START = {
 
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
-    """Whatever a factory raises, and when: its service alone is broken or closes that connection, and a stop ends."""
+    """An exception of a factory breaks its service or closes that connection only, and the daemon can be stopped."""
     (tmp_path / "ours.py").write_text(FACTORIES)
     env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
     base = "@defaults bind=127.0.0.1\nok 0/tcp echo\n"
@@ -220,7 +220,7 @@ def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reac
     assert found.returncode == 1, found.stderr
     for name, text in RAISING_AT_START.items():
         assert text in broken(daemon, f"{name}/tcp"), name
-    # The file holds now, and every later reload works.
+    # The new file is in use, and later reloads work.
     assert {name for name, row in status(daemon).items() if row["state"] == "on"} == {
         "ok/tcp",
         "Stop/tcp",
@@ -239,8 +239,8 @@ def test_factories_that_raise(start: Callable[..., Daemon], tmp_path: Path, reac
 
 
 @pytest.mark.parametrize("kind", ["python", "factory"])
-def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path, kind: str) -> None:
-    """The other service serves at once, and this one when its module is there."""
+def test_slow_import(start: Callable[..., Daemon], tmp_path: Path, kind: str) -> None:
+    """The other service serves at once, and this service after the import of its module."""
     wrapper = tmp_path / "gate"
     os.mkfifo(wrapper)
     (tmp_path / "big.py").write_text(
@@ -254,7 +254,7 @@ def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path,
     named = {"python": f"python=big:serve python_path={tmp_path}", "factory": "factory=big:F"}[kind]
     daemon = start(f"@defaults bind=127.0.0.1\nbig 0/tcp {named}\nok 0/tcp echo\n", "--control", "control", env=env)
     assert exchange(daemon.connect("ok/tcp"), b"a") == b"a"
-    # Whoever opens the pipe now lets one import go on; then nothing stops another one.
+    # The open pipe lets one import continue; without the pipe further imports do not wait.
     tracker = os.open(wrapper, os.O_RDWR)
     wrapper.unlink()
     os.close(tracker)
@@ -265,8 +265,8 @@ def test_an_import_that_takes_long(start: Callable[..., Daemon], tmp_path: Path,
         daemon.launcher("big/tcp")
 
 
-def test_nothing_can_be_served(tmp_path: Path) -> None:
-    """Then the start fails as it does for a mistake, with a line for each reason, and with --strict for one reason."""
+def test_start_without_a_service(tmp_path: Path) -> None:
+    """The start fails, with a line for each reason, if no service can be served; with --strict if any can't."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for text, arguments, code, wanted in (
@@ -294,7 +294,7 @@ IP = shutil.which("ip")
 
 
 def _namespace(*commands: str) -> list[str]:
-    """What runs a program in a network namespace of its own, after commands of ip(8)."""
+    """Return the words that run a program in its own network namespace, after commands of ip(8)."""
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
         pytest.skip("network namespaces are not allowed here")
     script = "; ".join(["set -e", "ip link set lo up", *(f"ip {each}" for each in commands), 'exec "$@"'])
@@ -302,7 +302,7 @@ def _namespace(*commands: str) -> list[str]:
 
 
 def _inside(daemon: Daemon, *words: str) -> str:
-    """Run a program in the daemon's network namespace; what it prints."""
+    """Run a program in the network namespace of the daemon and return its output."""
     command = ["nsenter", "--net", "--target", str(daemon.process.pid), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
 
@@ -318,8 +318,8 @@ with socket.create_connection((sys.argv[1], 7007), 30) as client:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or IP is None, reason="needs root and ip(8) for a network namespace")
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_an_address_that_comes_later(start: Callable[..., Daemon], reactor: str) -> None:
-    """A service on an address that the machine does not have yet is served when the address is added."""
+def test_address_that_is_added_later(start: Callable[..., Daemon], reactor: str) -> None:
+    """A service on an address that the machine does not have recovers when the address is added."""
     daemon = start(
         "@defaults bind=127.0.0.1\nok 0/tcp echo\nvip 0/tcp echo bind=10.77.0.5\nlink 0/tcp echo bind=later0\n"
         "both 0/tcp echo bind=127.0.0.1,10.77.0.5\nfree 7007/tcp echo bind=10.77.0.9 freebind=yes\n",
@@ -329,7 +329,7 @@ def test_an_address_that_comes_later(start: Callable[..., Daemon], reactor: str)
     assert "no such address" in broken(daemon, "vip/tcp")
     assert "later0" in broken(daemon, "link/tcp")
     assert "10.77.0.5" in broken(daemon, "both/tcp")
-    # It serves on the address that is there.
+    # It serves on the address that exists.
     assert daemon.addresses("both/tcp")[0].startswith("127.0.0.1:")
     assert daemon.addresses("free/tcp") == ["10.77.0.9:7007"]
     _inside(daemon, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo")
@@ -343,8 +343,8 @@ def test_an_address_that_comes_later(start: Callable[..., Daemon], reactor: str)
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0 or IP is None, reason="needs root and ip(8) for a network namespace")
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Daemon], reactor: str) -> None:
-    """An interface gets the address that another service has: that one serves on, and `on` means that it listens."""
+def test_interface_gets_the_address_of_another_service(start: Callable[..., Daemon], reactor: str) -> None:
+    """The service that has the address goes on, the service of the interface is broken, and `status` shows it."""
     vip = "@defaults bind=127.0.0.1\nvip 7007/tcp4 echo bind=10.77.0.5\n"
     daemon = start(
         f"{vip}other 7007/tcp4 upper bind=later0\n", "--control", "control",
@@ -357,20 +357,20 @@ def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Da
     daemon.wait_for(lambda line: " broken service=other/tcp4 " in line and "vip/tcp4 at " in line)
     assert {name: row["state"] for name, row in status(daemon).items()} == {"vip/tcp4": "on", "other/tcp4": "broken"}
     assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "a"
-    # The check of the whole file finds the same, and the file is used nevertheless.
+    # The check of the whole file reports the same, and the file is used nevertheless.
     found = svcctl(daemon, "reload")
     assert (found.returncode, "10.77.0.5:7007 is taken by vip/tcp4" in found.stderr) == (1, True)
-    # When the one service is disabled the other has the address at once.
+    # When the first service is disabled the other gets the address at once.
     assert svcctl(daemon, "disable", "vip").returncode == 0
     recovered(daemon, "other/tcp4")
     assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "A"
     found = svcctl(daemon, "enable", "vip")
     assert (found.returncode, "other/tcp4 at " in found.stderr) == (1, True)
-    # And without its line.
+    # Also when its line is removed.
     daemon.file.write_text("other 7007/tcp4 upper bind=later0\n")
     assert svcctl(daemon, "reload").returncode == 0
     assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "A"
-    # The interface goes, its address goes on elsewhere, and the line comes back, which asks for it alone.
+    # The interface is deleted, its address added to lo, and the line restored, which binds to that address only.
     _inside(daemon, "ip", "link", "del", "later0")
     _inside(daemon, "ip", "addr", "add", "10.77.0.5/32", "dev", "lo")
     daemon.file.write_text(f"{vip}other 7007/tcp4 upper bind=later0\n")
@@ -382,8 +382,8 @@ def test_two_services_meet_at_an_address_of_an_interface(start: Callable[..., Da
     assert _inside(daemon, sys.executable, "-c", _ASK, "10.77.0.5") == "a"
 
 
-def test_a_changed_service_that_breaks_goes_on_as_before(start: Callable[..., Daemon]) -> None:
-    """What its line said before is served until what it says now can be; the reload tells, by the status 1."""
+def test_changed_service_that_breaks_keeps_its_old_form(start: Callable[..., Daemon]) -> None:
+    """The old form is served until the new one can be; svcctl reload exits by 1."""
     daemon = start("x 0/tcp echo bind=127.0.0.1\nok 0/tcp echo bind=127.0.0.1\n", "--control", "control")
     port = daemon.port("x/tcp")
     daemon.file.write_text("x 0/tcp server=/no/such bind=127.0.0.1\nok 0/tcp upper bind=127.0.0.1\n")
@@ -393,7 +393,7 @@ def test_a_changed_service_that_breaks_goes_on_as_before(start: Callable[..., Da
     assert status(daemon)["x/tcp"]["state"] == "broken"
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
         assert exchange(client, b"a") == b"a"
-    # With --strict nothing changes; a mistake of the text has another status.
+    # With --strict nothing changes; an error in the text has another exit status.
     daemon.file.write_text("x 0/tcp server=/no/such bind=127.0.0.1\nok 0/tcp echo bind=127.0.0.1\n")
     assert svcctl(daemon, "reload", "--strict").returncode == 1
     assert exchange(daemon.connect("ok/tcp"), b"a") == b"A"

@@ -1,4 +1,4 @@
-"""Each built-in, byte for byte as its RFC asks, on every transport it is served on."""
+"""Each built-in service, byte for byte as in its RFC, on all its transports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PRINTABLE = bytes(range(32, 127))
 
 
 def _services(folder: Path, *, ipv6: bool) -> str:
-    """Every built-in on every transport."""
+    """Return a services file with all built-in services on all transports."""
     bind = "127.0.0.1,::1" if ipv6 else "127.0.0.1"
     lines = [f"@defaults bind={bind} amplify=yes"]
     quotes = folder / "quotes"
@@ -45,7 +45,7 @@ def _services(folder: Path, *, ipv6: bool) -> str:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, has_ipv6: bool) -> Iterator[Daemon]:
-    """One daemon with everything, for all tests of this module."""
+    """Return a daemon with all of them, for all tests of this module."""
     folder = tmp_path_factory.mktemp("d")
     daemon = Daemon(folder, _services(folder, ipv6=has_ipv6))
     yield daemon
@@ -54,7 +54,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, has_ipv6: bool) -> Iterator
 
 @pytest.fixture
 def client(daemon: Daemon, has_ipv6: bool) -> Iterator[Any]:
-    """Connects to a service by a transport; the sockets are closed with the test."""
+    """Return a function that connects to a service; the sockets are closed with the test."""
     opened: list[socket.socket] = []
 
     def connect(name: str, transport: str) -> socket.socket:
@@ -124,8 +124,8 @@ def test_chargen_stream(client: Any, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", STREAMS)
-def test_chargen_goes_on_for_a_half_closed_client(client: Any, transport: str) -> None:
-    """A client that has half-closed still gets characters until it closes."""
+def test_chargen_with_a_half_closed_client(client: Any, transport: str) -> None:
+    """A client that has half-closed gets characters until it closes."""
     asker = client("chargen", transport)
     asker.shutdown(socket.SHUT_WR)
     received = 0
@@ -148,7 +148,7 @@ def test_chargen_datagram(client: Any, transport: str) -> None:
 
 
 def _ask(client: Any, name: str, transport: str) -> bytes:
-    """The answer of a service that says one thing."""
+    """Return the whole answer of a service."""
     asker = client(name, transport)
     if transport in STREAMS:
         return exchange(asker)
@@ -159,7 +159,7 @@ def _ask(client: Any, name: str, transport: str) -> bytes:
 
 @pytest.mark.parametrize("transport", STREAMS + DATAGRAMS)
 def test_daytime(client: Any, transport: str) -> None:
-    """Daytime says the local date and time in one CRLF line and closes."""
+    """Daytime sends the local date and time in a CRLF line and closes."""
     before = int(time.time())
     answer = _ask(client, "daytime", transport)
     told = time.mktime(time.strptime(answer.decode("ascii"), "%a %b %d %H:%M:%S %Y\r\n"))
@@ -167,7 +167,7 @@ def test_daytime(client: Any, transport: str) -> None:
 
 
 def test_daytime_options(client: Any) -> None:
-    """Daytime says universal time with utc=yes, and ISO 8601 with date_format=iso8601."""
+    """Daytime sends universal time with utc=yes, and ISO 8601 with date_format=iso8601."""
     assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\r\n", _ask(client, "utc", "tcp4"))
     told = _ask(client, "iso", "tcp4")
     assert re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\r\n", told)
@@ -175,7 +175,7 @@ def test_daytime_options(client: Any) -> None:
 
 @pytest.mark.parametrize("transport", STREAMS + DATAGRAMS)
 def test_time(client: Any, transport: str) -> None:
-    """Time says the seconds since 1900 in four unsigned big-endian bytes and closes."""
+    """Time sends the seconds since 1900 in four unsigned big-endian bytes and closes."""
     before = int(time.time())
     answer = _ask(client, "time", transport)
     assert len(answer) == 4
@@ -184,7 +184,7 @@ def test_time(client: Any, transport: str) -> None:
 
 @pytest.mark.parametrize("transport", STREAMS + DATAGRAMS)
 def test_qotd(client: Any, transport: str) -> None:
-    """Qotd says one entry of its file and closes; in time, each of them."""
+    """Qotd sends an entry of its file and closes; after many connections all entries were sent."""
     wanted = {b"One.\r\n", b"Two,\r\nthree.\r\n"}
     said = set()
     for _ in range(200):
@@ -194,8 +194,8 @@ def test_qotd(client: Any, transport: str) -> None:
     assert said == wanted
 
 
-def test_daytime_reaches_a_client_that_talks(client: Any) -> None:
-    """A client that sends before it reads still gets the whole answer, not a reset."""
+def test_daytime_with_a_client_that_sends_first(client: Any) -> None:
+    """A client that sends before it reads gets the whole answer, and no reset."""
     asker = client("daytime", "tcp4")
     asker.sendall(b"GET / HTTP/1.0\r\n\r\n" * 100)
     assert exchange(asker).endswith(b"\r\n")

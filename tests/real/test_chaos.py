@@ -1,4 +1,4 @@
-"""The short form of tests.chaos: faults of every kind at random, while two healthy services are watched."""
+"""A short run of tests.chaos: random faults while two healthy services are watched."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import tests
 from tests.real.daemon import PATIENCE, environment
 
 _SECONDS = 8
-#: How late a healthy service may be, in seconds: a machine that does much else is no failure, a loop that stands is.
+#: Bound for the response time of a healthy service, in seconds: a blocked event loop exceeds it, a loaded machine not.
 _BOUND = 2
 _NO_NAMESPACES = 77
 
 
 @pytest.mark.load
-def test_faults_are_their_own_services() -> None:
-    """Broken services, reloads and upgrades are not felt by those that are whole, and the daemon stops in time."""
+def test_faults_do_not_affect_healthy_services() -> None:
+    """Broken services, reloads and upgrades do not delay healthy services, and the daemon stops in time."""
     root = Path(tests.__file__).parents[1]
     env = environment()
     env["PYTHONPATH"] += os.pathsep + str(root)

@@ -1,4 +1,4 @@
-"""The clients that people have: telnet, nc, socat, curl and rdate."""
+"""The built-in services with telnet, nc, socat, curl and rdate."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ local    {socket}/unix  upper
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """One daemon for all the clients."""
+    """Return a daemon for all tests of this module."""
     folder = tmp_path_factory.mktemp("d")
     root = folder / "www"
     root.mkdir()
@@ -55,13 +55,13 @@ def test_nc_half_closes(daemon: Daemon, program: Callable[[str], str]) -> None:
 
 
 def test_nc_twenty_megabytes(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """20 MB through nc -N come back whole."""
+    """20 MB through nc -N come back complete."""
     data = bytes(range(256)) * 78_125
     assert run(program("nc"), "-N", "127.0.0.1", str(daemon.port("echo/tcp")), data=data) == data
 
 
 def test_nc_datagram(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """`nc -u` gets its datagram back, and the time from an empty line."""
+    """`nc -u` gets its datagram back, and the time for an empty line."""
     assert run(program("nc"), "-u", "-w1", "127.0.0.1", str(daemon.port("echo/udp")), data=b"hi\n") == b"hi\n"
     told = run(program("nc"), "-u", "-w1", "127.0.0.1", str(daemon.port("daytime/udp")), data=b"\n")
     assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\r\n", told)
@@ -95,14 +95,14 @@ def test_telnet(daemon: Daemon, program: Callable[[str], str]) -> None:
 
 
 def test_telnet_daytime(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """telnet to daytime shows the line and says that the server closed."""
+    """telnet to daytime prints the line and reports that the server closed."""
     shown = run(program("telnet"), "127.0.0.1", str(daemon.port("daytime/tcp")))
-    # With no more input telnet may leave before the answer; the terminal's user does not.
+    # At the end of its input telnet may exit before the answer; at a terminal it does not.
     assert b"Connected to 127.0.0.1" in shown
 
 
 def test_rdate(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """rdate prints the time that it is told."""
+    """rdate prints the time that it receives."""
     shown = run(program("rdate"), "-p", "-o", str(daemon.port("time/tcp")), "127.0.0.1")
     assert re.match(rb"\w{3} \w{3} [ \d]\d [\d:]{8} ", shown)
 
@@ -115,7 +115,7 @@ def test_curl_hello(daemon: Daemon, program: Callable[[str], str]) -> None:
 
 
 def curl(daemon: Daemon, program: Callable[[str], str], path: str, *options: str) -> bytes:
-    """What curl shows of a file."""
+    """Return the output of curl for a URL."""
     url = f"http://127.0.0.1:{daemon.port('files/tcp')}{path}"
     return run(program("curl"), "-sS", "--path-as-is", *options, url)
 
@@ -131,7 +131,7 @@ def test_curl_files(daemon: Daemon, program: Callable[[str], str]) -> None:
 
 
 def test_curl_big_file(daemon: Daemon, program: Callable[[str], str], tmp_path: Path) -> None:
-    """16 MB come whole, and twice over one connection."""
+    """A file of 16 MB arrives complete, twice over one connection."""
     got = tmp_path / "got"
     url = f"http://127.0.0.1:{daemon.port('files/tcp')}/big.bin"
     run(program("curl"), "-sS", "-o", str(got), url, "-o", f"{got}2", url)
@@ -154,22 +154,22 @@ def test_curl_big_file(daemon: Daemon, program: Callable[[str], str], tmp_path: 
         ("/" + "a" * 9000, b"414"),
     ],
 )
-def test_curl_no_way_out(daemon: Daemon, program: Callable[[str], str], path: str, status: bytes) -> None:
-    """No spelling of a path leads out of root."""
+def test_curl_path_traversal(daemon: Daemon, program: Callable[[str], str], path: str, status: bytes) -> None:
+    """No spelling of a path leaves the root directory."""
     shown = curl(daemon, program, path, "-w", "%{http_code}", "-o", "-")
     assert shown.endswith(status)
     assert b"secret\n" not in shown
 
 
 def test_curl_refusals(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """A method that is not served is 405, a head that is too large 431."""
+    """An unsupported method gets 405, a head that is too large 431."""
     assert curl(daemon, program, "/notes.txt", "-d", "x=1", "-w", "%{http_code}", "-o", "-").endswith(b"405")
     fat = [word for number in range(5) for word in ("-H", f"X-{number}: {'y' * 8000}")]
     assert curl(daemon, program, "/notes.txt", *fat, "-w", "%{http_code}", "-o", "-").endswith(b"431")
 
 
-def test_a_slow_download_is_whole(daemon: Daemon) -> None:
-    """A client that reads slowly gets the whole file, though the server has nothing more to say for long."""
+def test_slow_download_is_complete(daemon: Daemon) -> None:
+    """A client that reads slowly gets the whole file, though the server has sent its last byte long before."""
     client = socket.socket()
     client.settimeout(PATIENCE)
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
@@ -177,7 +177,7 @@ def test_a_slow_download_is_whole(daemon: Daemon) -> None:
     with client:
         client.sendall(b"GET /big.bin HTTP/1.0\r\n\r\n")
         received = 0
-        # Much longer than the server waits for a client that has everything.
+        # Much longer than the server waits for the close of a client that has the whole answer.
         stalls = iter([3.0])
         while piece := client.recv(65_536):
             received += len(piece)
@@ -187,7 +187,7 @@ def test_a_slow_download_is_whole(daemon: Daemon) -> None:
 
 
 def test_keep_alive(daemon: Daemon) -> None:
-    """A client asks twice over one connection."""
+    """A client sends two requests over one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", daemon.port("files/tcp"), timeout=PATIENCE)
     for _ in range(2):
         connection.request("GET", "/notes.txt")

@@ -1,4 +1,4 @@
-"""Steps of the wall clock under a real daemon, made by libfaketime: the log, deadlines and listeners go on."""
+"""Steps of the wall clock, made by libfaketime, do not disturb the log, timeouts and listeners."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _WallClock:
 
 @pytest.fixture
 def wall(tmp_path: Path) -> _WallClock:
-    """A wall clock that can be stepped."""
+    """Return a wall clock that can be stepped."""
     for folder in ("/usr/lib", "/usr/local/lib"):
         for library in Path(folder).glob("**/faketime/libfaketimeMT.so.1"):
             return _WallClock(tmp_path, library)
@@ -68,7 +68,7 @@ def _soon(began: float) -> None:
 
 
 def test_steps_of_the_clock(start: Callable[..., Daemon], wall: _WallClock) -> None:
-    """After each step lines come soon and with the new time, idle connections end in time, daytime has the new date.
+    """After each step lines are written soon and with the new time, idle_timeout holds, daytime has the new date.
 
     The daemons of all reactors have the same clock.
     """
@@ -93,8 +93,8 @@ def test_steps_of_the_clock(start: Callable[..., Daemon], wall: _WallClock) -> N
             assert fields(end)["reason"] == "idle"
             assert 0.9 < float(fields(end)["seconds"]) < SOON
             assert abs(_moment(end) - time.time() - moved) < 60
-            told = exchange(daemon.connect("daytime/tcp")).decode().strip()
-            assert abs(_moment(told) - time.time() - moved) < 60
+            answer = exchange(daemon.connect("daytime/tcp")).decode().strip()
+            assert abs(_moment(answer) - time.time() - moved) < 60
     for daemon in daemons:
         assert daemon.stop() == 0
 
@@ -132,7 +132,7 @@ def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Cal
             copy.write_bytes((Path("/usr/share/zoneinfo") / name).read_bytes())
         except FileNotFoundError:
             pytest.skip(f"no zone {name} here")
-        # tzset(3) takes a file with the same inode and second of change for the one that it has read.
+        # tzset(3) does not read a file again whose inode and modification time in seconds are the same.
         os.utime(copy, (next(changes),) * 2)
 
     link("UTC")
@@ -147,14 +147,14 @@ def zoned(program: Callable[[str], str], tmp_path: Path) -> tuple[list[str], Cal
     return words, link
 
 
-#: A handler that is one for processes and for threads.
+#: A handler for both process and thread models.
 ZONE = "import time\ndef serve(sock, address):\n    sock.sendall(time.strftime('%z').encode())\n"
 
 
 def test_reload_reads_the_time_zone_again(
     start: Callable[..., Daemon], open_folder: Path, zoned: tuple[list[str], Callable[[str], None]]
 ) -> None:
-    """The log, daytime, access_times and Python handlers go over to the machine's new time zone, as explain does."""
+    """The log, daytime, access_times and Python handlers use the new time zone of the machine, as explain does."""
     before, link = zoned
     (open_folder / "zone.py").write_text(ZONE)
     now = datetime.datetime.now(datetime.UTC)

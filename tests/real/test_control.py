@@ -1,4 +1,4 @@
-"""svcctl and a running daemon."""
+"""svcctl with a running daemon."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class _Controlled:
         self.path = path
 
     def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command."""
+        """Run a command of svcctl."""
         command = [sys.executable, "-m", "svcd", "--control", str(self.path), *words]
         return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
     def ask(self, *words: str) -> Any:
-        """The answer of a command that is obeyed."""
+        """Run a command of svcctl that succeeds, and return its JSON output."""
         done = self.svcctl(*words, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def dial(self) -> socket.socket:
-        """A bare connection to the control socket."""
+        """Return a connection to the control socket."""
         client = socket.socket(socket.AF_UNIX)
         client.settimeout(PATIENCE)
         client.connect(str(self.path))
@@ -57,7 +57,7 @@ class _Controlled:
 
 @pytest.fixture
 def controlled(start: Callable[..., Daemon], open_folder: Path) -> _Controlled:
-    """A daemon that can be controlled."""
+    """Return a daemon with a control socket."""
     path = open_folder / "control"
     return _Controlled(start(SERVICES, "--control", str(path)), path)
 
@@ -66,8 +66,8 @@ def _port(daemon: Daemon, service: str) -> int:
     return int(daemon.addresses(service)[-1].rpartition(":")[2])
 
 
-def test_status_shows_what_runs(controlled: _Controlled) -> None:
-    """Each service with its addresses and its connections, for people and as JSON."""
+def test_status(controlled: _Controlled) -> None:
+    """It shows the addresses and connections of each service, as text and as JSON."""
     daemon = controlled.daemon
     with daemon.connect("echo/tcp") as client:
         client.sendall(b"x")
@@ -78,7 +78,7 @@ def test_status_shows_what_runs(controlled: _Controlled) -> None:
     assert (rows["echo/tcp"]["connections"], rows["echo/tcp"]["state"], rows["echo/tcp"]["runs"]) == (1, "on", "echo")
     assert rows["cat/tcp"]["addresses"] == [f"127.0.0.1:{_port(daemon, 'cat/tcp')}"]
     assert status["pid"] == daemon.process.pid
-    # The default of a service with processes, and no limit.
+    # The default of a spawned service, and no limit.
     assert (rows["cat/tcp"]["limit"], rows["echo/tcp"]["limit"]) == (64, None)
     assert status["connections"] == {"open": 1, "limit": None}
     assert status["descriptors"]["open"] == 1 < status["descriptors"]["limit"]
@@ -134,8 +134,8 @@ echo     0/tcp
 """
 
 
-def test_connections_that_wait_are_listed_and_ended(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """Each with what it waits for: a proxy's header, the name of a service, a handshake."""
+def test_waiting_connections_are_listed_and_ended(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The list has the state of each: it waits for a PROXY header, a service name, or a handshake."""
     (open_folder / "server").touch(0o600)
     (open_folder / "server").write_bytes(Authority().sign("localhost").bundle)
     path = open_folder / "control"
@@ -154,7 +154,7 @@ def test_connections_that_wait_are_listed_and_ended(start: Callable[..., Daemon]
         for name, state in states.items():
             row = rows[f"{name}/tcp"]
             assert (row["peer"], row["state"]) == (":".join(map(str, clients[name].getsockname())), state)
-            # It is known by the same number as before.
+            # Its id has not changed.
             assert controlled.ask("kick", str(row["id"])) == {"ended": 1}
             with contextlib.suppress(ConnectionResetError):
                 assert clients[name].recv(1) == b""
@@ -163,7 +163,7 @@ def test_connections_that_wait_are_listed_and_ended(start: Callable[..., Daemon]
 
 
 def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:
-    """By their number, or by their client's address; processes too."""
+    """kick takes the id or the client address of a connection, also of a process."""
     daemon = controlled.daemon
     clients = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
     for client in clients:
@@ -188,8 +188,8 @@ def test_connections_are_listed_and_ended(controlled: _Controlled) -> None:
         client.close()
 
 
-def test_a_service_is_disabled_and_enabled(controlled: _Controlled) -> None:
-    """Nobody can connect meanwhile; who is connected goes on."""
+def test_disable_and_enable(controlled: _Controlled) -> None:
+    """A disabled service accepts no client; open connections go on."""
     daemon = controlled.daemon
     port = _port(daemon, "echo/tcp")
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as old:
@@ -204,8 +204,8 @@ def test_a_service_is_disabled_and_enabled(controlled: _Controlled) -> None:
     assert exchange(client, b"again") == b"again"
 
 
-def test_a_reload_enables_what_the_file_has(controlled: _Controlled) -> None:
-    """Whoever asks for it, svcctl or a signal: what was disabled is on, once, and can be disabled again."""
+def test_reload_enables_disabled_services(controlled: _Controlled) -> None:
+    """A reload by svcctl or by a signal enables a service once, and it can be disabled again."""
     daemon = controlled.daemon
     for count in (2, 3):
         controlled.ask("disable", "echo")
@@ -222,8 +222,8 @@ def test_a_reload_enables_what_the_file_has(controlled: _Controlled) -> None:
         assert (missing.returncode, "there is no service ecoh; did you mean" in missing.stderr) == (1, True)
 
 
-def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None:
-    """They are served when it goes on; others notice nothing."""
+def test_pause_and_resume(controlled: _Controlled) -> None:
+    """Clients of a paused service wait until it is resumed; other services are not affected."""
     daemon = controlled.daemon
     controlled.ask("pause", "echo")
     done = controlled.svcctl("enable", "echo")
@@ -236,8 +236,8 @@ def test_a_paused_service_lets_its_clients_wait(controlled: _Controlled) -> None
         assert waiting.recv(10) == b"hello"
 
 
-def test_a_reload_is_answered(controlled: _Controlled) -> None:
-    """With what has changed, or with the mistakes and exit status 78."""
+def test_reload_and_diff(controlled: _Controlled) -> None:
+    """The answer has the changes, or the errors with exit status 78."""
     daemon = controlled.daemon
     daemon.file.write_text(SERVICES + "more 0/tcp daytime\n")
     changes = controlled.ask("diff")["changes"]
@@ -250,8 +250,8 @@ def test_a_reload_is_answered(controlled: _Controlled) -> None:
         assert (done.returncode, "did you mean 'echo'?" in done.stderr) == (78, True)
 
 
-def test_the_log_can_be_quieter(controlled: _Controlled) -> None:
-    """Lines of connections are information; a louder level brings them back."""
+def test_log_level(controlled: _Controlled) -> None:
+    """Lines of connections have the level info, which can be turned off and on."""
     daemon = controlled.daemon
     controlled.ask("log-level", "warn")
     exchange(daemon.connect("echo/tcp"), b"x")
@@ -262,8 +262,8 @@ def test_the_log_can_be_quieter(controlled: _Controlled) -> None:
     assert controlled.svcctl("log-level", "loud").returncode == 1
 
 
-def test_a_level_holds_for_refusals_and_services_that_are_no_more(controlled: _Controlled) -> None:
-    """With error no line tells of a refused client, over TCP or UDP, nor of a removed service's connection."""
+def test_log_level_of_refusals_and_removed_services(controlled: _Controlled) -> None:
+    """At level error the log has no refusals, over TCP or UDP, and no connections of removed services."""
     daemon = controlled.daemon
     more = "few 0/tcp echo instances=1\nnone 0/udp echo only_from=10.9.9.9\n"
     daemon.file.write_text(f"{SERVICES}{more}gone 0/tcp echo\n")
@@ -289,8 +289,8 @@ def test_a_level_holds_for_refusals_and_services_that_are_no_more(controlled: _C
         assert daemon.wait_event("refuse", "none/udp")
 
 
-def test_the_levels_are_the_same_words_everywhere(controlled: _Controlled) -> None:
-    """Help and the answer to a wrong one name what is taken."""
+def test_names_of_log_levels(controlled: _Controlled) -> None:
+    """The help and the error for a wrong level list the same names."""
     words = list(reversed(PRIORITIES))
     text = f"{', '.join(words[:-1])} or {words[-1]}"
     assert text in " ".join(controlled.svcctl("log-level", "--help").stdout.split())
@@ -299,8 +299,8 @@ def test_the_levels_are_the_same_words_everywhere(controlled: _Controlled) -> No
         assert controlled.ask("log-level", word) == {"level": word}
 
 
-def test_a_drained_daemon_waits_for_its_last_connection(controlled: _Controlled) -> None:
-    """However long that takes; then it stops in good order."""
+def test_drain(controlled: _Controlled) -> None:
+    """A drained daemon stops in good order after its last connection."""
     daemon = controlled.daemon
     port = _port(daemon, "echo/tcp")
     with daemon.connect("echo/tcp") as client:
@@ -312,38 +312,38 @@ def test_a_drained_daemon_waits_for_its_last_connection(controlled: _Controlled)
     assert not controlled.path.exists()
 
 
-def test_stop_is_answered_before_it_is_done(controlled: _Controlled) -> None:
-    """As SIGTERM does it."""
+def test_stop(controlled: _Controlled) -> None:
+    """The command is answered, and the daemon stops as after SIGTERM."""
     assert controlled.svcctl("stop").returncode == 0
     assert controlled.daemon.process.wait(PATIENCE) == 0
     done = controlled.svcctl("status")
     assert (done.returncode, "no control socket found at " in done.stderr) == (69, True)
 
 
-def test_a_service_that_is_not_there_has_a_neighbour(controlled: _Controlled) -> None:
-    """A mistake in a name is told with the nearest one."""
+def test_unknown_service(controlled: _Controlled) -> None:
+    """The error for an unknown service suggests the nearest name."""
     done = controlled.svcctl("show", "ecoh")
     assert (done.returncode, done.stderr) == (1, "there is no service ecoh; did you mean echo/tcp?\n")
 
 
-def test_top_shows_status_again_and_again(controlled: _Controlled) -> None:
-    """Without a terminal it is plain text."""
+def test_top(controlled: _Controlled) -> None:
+    """It prints the status repeatedly, as plain text if there is no terminal."""
     done = controlled.svcctl("top", "--count", "2")
     assert done.stdout.count("SERVICE") == 2
     assert "\x1b" not in done.stdout
 
 
-def test_the_socket_is_its_owners_alone(controlled: _Controlled) -> None:
-    """Its permissions say so."""
+def test_permissions_of_the_socket(controlled: _Controlled) -> None:
+    """Only the owner may connect."""
     assert controlled.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_user_is_refused(
+def test_other_users_are_refused(
     controlled: _Controlled,
     program: Callable[[str], str],
     as_root: None,  # noqa: ARG001
 ) -> None:
-    """Even one who gets at the socket."""
+    """A user other than root and the owner is refused, even if the permissions of the socket allow it."""
     controlled.path.chmod(0o666)
     words = [program("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", program("nc"), "-N", "-U"]
     done = subprocess.run(
@@ -353,24 +353,24 @@ def test_another_user_is_refused(
     assert (answer["ok"], answer["code"]) == (False, "refused")
 
 
-def test_too_many_clients_are_told(controlled: _Controlled) -> None:
-    """The ones before them go on, and each that closes makes room at once; root has four more places."""
+def test_limit_of_control_clients(controlled: _Controlled) -> None:
+    """Clients beyond the limit get the code busy; a client that closes makes room; root has four more places."""
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(controlled.dial()) for _ in range(20 if os.geteuid() == 0 else 16)]
         for client in clients:
             client.sendall(b'{"command":"status"}\n')
             assert b'"ok":true' in client.recv(100_000)
-        with controlled.dial() as one_more:
-            assert json.loads(one_more.recv(1000))["code"] == "busy"
+        with controlled.dial() as extra:
+            assert json.loads(extra.recv(1000))["code"] == "busy"
         clients[0].close()
-        with controlled.dial() as next_one:
-            next_one.sendall(b'{"command":"status"}\n')
-            assert b'"ok":true' in next_one.recv(100_000)
+        with controlled.dial() as following:
+            following.sendall(b'{"command":"status"}\n')
+            assert b'"ok":true' in following.recv(100_000)
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
 def test_many_requests_in_one_write(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Twenty thousand are answered, each and in order, while others are served, and memory stays as it was."""
+    """20,000 requests are answered in order while other clients are served, and memory does not grow."""
     path = open_folder / "control"
     daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
     controlled = _Controlled(daemon, path)
@@ -391,8 +391,8 @@ def test_many_requests_in_one_write(start: Callable[..., Daemon], open_folder: P
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_a_half_closed_client_has_its_answers(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """All of them, also that of a last line without an end, and of a command that takes a while."""
+def test_half_closed_client_gets_its_answers(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """It gets all answers, also to a last line without a line end, and to a slow command."""
     path = open_folder / "control"
     daemon = start(SERVICES, "--control", str(path), twistd_arguments=["--reactor", reactor])
     controlled = _Controlled(daemon, path)
@@ -404,16 +404,16 @@ def test_a_half_closed_client_has_its_answers(start: Callable[..., Daemon], open
     assert many.count(b'"ok":true') == 300
 
 
-def test_netcat_has_an_answer(controlled: _Controlled, program: Callable[[str], str]) -> None:
-    """For a request that a shell pipes to it."""
+def test_netcat(controlled: _Controlled, program: Callable[[str], str]) -> None:
+    """nc -N -U prints the answer to a request."""
     words = [program("nc"), "-N", "-U", str(controlled.path)]
     done = subprocess.run(words, input=b'{"command":"status"}\n', capture_output=True, timeout=PATIENCE)
     assert json.loads(done.stdout)["ok"]
 
 
 @pytest.mark.load
-def test_nonsense_is_answered_and_costs_nothing(controlled: _Controlled) -> None:
-    """A hundred thousand random and mutated lines: each has its error or its answer, and memory stays as it was."""
+def test_random_requests(controlled: _Controlled) -> None:
+    """Each of 100,000 random and mutated lines gets an error or an answer, and memory does not grow."""
     daemon = controlled.daemon
     chance = random.Random(20260101)
     good = [b'{"id":1,"command":"connections"}', b'{"id":2,"command":"show","arguments":{"service":"echo/tcp"}}']
@@ -443,22 +443,22 @@ def test_nonsense_is_answered_and_costs_nothing(controlled: _Controlled) -> None
     assert exchange(daemon.connect("echo/tcp"), b"alive") == b"alive"
 
 
-def test_a_client_that_does_not_read_is_not_served_without_end(controlled: _Controlled) -> None:
-    """Its questions wait unread when its answers do."""
+def test_client_that_does_not_read(controlled: _Controlled) -> None:
+    """The daemon does not read its requests while the answers are unread."""
     before = controlled.daemon.memory()
     with controlled.dial() as client:
         client.settimeout(1)
         question = b'{"command":"status"}\n' * 1000
         with contextlib.suppress(TimeoutError):
-            # A second without room for a byte: nobody reads any more.
+            # A second without room for a byte: the daemon does not read any more.
             for _ in range(100_000):
                 client.sendall(question)
         assert controlled.ask("status")["services"]
         assert controlled.daemon.memory() - before < 16 * 1024**2
 
 
-def test_a_command_for_a_daemon_needs_no_twisted() -> None:
-    """Importing it would take longer than everything else that the command does."""
+def test_commands_do_not_import_twisted() -> None:
+    """The import of Twisted would take longer than the rest of the command."""
     code = (
         "import sys; from svcd.cli import main\n"
         "main(['--control', '/nowhere', 'status']); print('twisted' in sys.modules)"
@@ -468,8 +468,8 @@ def test_a_command_for_a_daemon_needs_no_twisted() -> None:
     assert "no control socket found at /nowhere; start svcd with --control PATH" in done.stderr
 
 
-def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
-    """A reload of an empty file changes nothing and says why; --allow-empty means it."""
+def test_reload_of_an_empty_file(controlled: _Controlled) -> None:
+    """It changes nothing and the error has the reason; with --allow-empty it removes all services."""
     daemon = controlled.daemon
     daemon.file.write_text("")
     refused = controlled.svcctl("reload")
@@ -483,8 +483,8 @@ def test_a_truncated_file_is_no_instruction(controlled: _Controlled) -> None:
     assert controlled.ask("status")["services"] == []
 
 
-def test_a_check_of_ports_that_the_daemon_serves(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """They are its own, in its file and in another one; another program's is a fault, and that process is named."""
+def test_check_accepts_ports_of_the_daemon(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Its ports are no faults, in any file; the port of another process is a fault, and the error names it."""
     with contextlib.ExitStack() as stack:
         ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(3)]
     tcp, udp, wild = ports
@@ -523,8 +523,8 @@ def test_a_check_of_ports_that_the_daemon_serves(start: Callable[..., Daemon], t
             assert done.stderr.count("can't listen") == 1
 
 
-def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> None:
-    """Without a file named they are about what the daemon serves, and say so."""
+def test_check_and_explain_use_the_file_of_the_daemon(controlled: _Controlled) -> None:
+    """Without a file argument they use the services file of the daemon, and print its path."""
     daemon = controlled.daemon
     daemon.file.write_text(
         "@defaults bind=127.0.0.1\nmine 0/tcp echo no_access=10.0.0.1\nyours 0/tcp factory=os:getpid\n"
@@ -543,8 +543,8 @@ def test_check_and_explain_take_the_daemons_file(controlled: _Controlled) -> Non
     assert explained.returncode == 1
 
 
-def test_services_of_one_name_are_told_apart_by_their_ids(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The log, status and svcctl's commands know each by its id=; a reload keeps their sockets."""
+def test_services_with_the_same_name_and_ids(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The log and svcctl name each by its id=; a reload keeps their sockets."""
     path = open_folder / "control"
     lines = "@defaults bind=127.0.0.1\necho 0/tcp id=lan\necho 0/tcp id=wan\n"
     controlled = _Controlled(start(lines, "--control", str(path)), path)

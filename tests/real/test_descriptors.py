@@ -1,4 +1,4 @@
-"""Daemons with few descriptors: no service keeps another from accepting, and none waits for itself."""
+"""Daemons with few descriptors: no service prevents another from accepting, and none waits for itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _free_ports(count: int) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _own_descriptors() -> Iterator[None]:
-    """As many descriptors as the clients of these tests need, where the usual limit is 1,024."""
+    """Raise the soft limit of descriptors, usually 1024, for the clients of these tests."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
         pytest.skip(f"the clients need 4,096 descriptors, the hard limit is {hard}")
@@ -57,7 +57,7 @@ def _limit(descriptors: int) -> None:
 
 @pytest.fixture
 def folder(open_folder: Path) -> Path:
-    """Has a certificate, and the control socket."""
+    """Return a directory with a certificate, for the control socket."""
     (open_folder / "server").touch(0o600)
     (open_folder / "server").write_bytes(CA.sign("localhost", "127.0.0.1").bundle)
     return open_folder
@@ -77,16 +77,16 @@ def _status(path: Path) -> None:
 
 
 class _Client:
-    """One of many clients that connect at once; without TLS it says a byte.
+    """A client of a burst, with TLS, or without TLS and with a byte to send.
 
     Args:
-        port: where to.
-        context: of TLS.
+        port: port of the service.
+        context: TLS context.
     """
 
     def __init__(self, port: int, context: ssl.SSLContext | None) -> None:
         self.socket = socket.socket()
-        # Who finds the kernel's queue full tries again, and is not waited for.
+        # A client that finds the queue of the kernel full tries again; the test does not wait for it.
         self.socket.setblocking(False)
         self.socket.connect_ex(("127.0.0.1", port))
         self.done = context is None
@@ -97,7 +97,7 @@ class _Client:
             self._tls = context.wrap_bio(self._in, self._out, server_hostname="localhost")
 
     def step(self) -> None:
-        """Do what can be done now; where its handshake took too long it was reset."""
+        """Send and receive what is possible now; the daemon resets the connection if its handshake takes too long."""
         with contextlib.suppress(OSError):
             if not self.done:
                 with contextlib.suppress(ssl.SSLWantReadError):
@@ -111,7 +111,7 @@ class _Client:
 
 
 def _burst(port: int, count: int, context: ssl.SSLContext | None) -> None:
-    """So many clients connect at once, say something, and all close again, whether they were accepted or not."""
+    """Connect many clients at once, send from each, and close all, whether they were accepted or not."""
     clients = [_Client(port, context) for _ in range(count)]
     try:
         select.select([], [clients[0].socket], [], PATIENCE)
@@ -126,10 +126,10 @@ def _burst(port: int, count: int, context: ssl.SSLContext | None) -> None:
 
 @pytest.mark.parametrize("front", ["redir", "chain", "secure"])
 @pytest.mark.parametrize("descriptors", [150, 300, pytest.param(1024, marks=pytest.mark.load)])
-def test_a_redirection_to_the_same_daemon(
+def test_redirection_to_the_same_daemon(
     start: Callable[..., Daemon], folder: Path, descriptors: int, front: str
 ) -> None:
-    """Bursts of more clients than there are descriptors leave other services and svcctl alone, and it recovers."""
+    """Bursts of more clients than descriptors do not block other services and svcctl, and the service recovers."""
     echo, redir = _free_ports(2)
     daemon = start(
         SERVICES.format(folder=folder, echo=echo, redir=redir),
@@ -162,6 +162,6 @@ def test_a_redirection_to_the_same_daemon(
                 assert tls.recv(100) == b"hello"
         _echoes(echo)
     assert watch.wrong == []
-    # It takes far less. What it must not do is wait for the burst.
+    # It takes far less; the bound excludes that it waits for the burst.
     assert max(watch.worst.values()) < 5, watch.worst
     assert daemon.stop() == 0

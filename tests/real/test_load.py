@@ -1,4 +1,4 @@
-"""Many clients, greedy clients, and too few descriptors."""
+"""Many clients, clients that do not read, and too few descriptors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MANY = 10_000
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Room for the test's own side of the connections."""
+    """Raise the soft limit of descriptors for the test's side of the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < MANY + 1000:
         pytest.skip(f"the hard limit of open files is {hard}; {MANY + 1000} are needed")
@@ -42,7 +42,7 @@ def test_ten_thousand_connections(start: Callable[..., Daemon]) -> None:
         for number in range(MANY):
             client = socket.socket()
             client.settimeout(PATIENCE)
-            # Source addresses of their own: one has too few ports for all.
+            # Several source addresses: one has too few ports.
             client.bind((f"127.0.1.{number % 250 + 1}", 0))
             client.connect(address)
             clients.append(client)
@@ -63,7 +63,7 @@ def _few_descriptors() -> None:
 def test_descriptors_run_out(start: Callable[..., Daemon]) -> None:
     """At the limit of descriptors further clients wait without cost, and are served when others leave."""
     daemon = start("echo 0/tcp bind=127.0.0.1\n", preexec_fn=_few_descriptors)
-    # That there are few is said at the start.
+    # The start logs the low limit.
     daemon.wait_for(lambda line: " descriptors limit=128 connections=63 " in line)
     served: list[socket.socket] = []
     waiting: list[socket.socket] = []
@@ -76,7 +76,7 @@ def test_descriptors_run_out(start: Callable[..., Daemon]) -> None:
     assert len(served) > 40
     assert len(waiting) == 5
     daemon.wait_for(lambda line: " pause reason=descriptors " in line)
-    # While they wait the daemon rests.
+    # While they wait the daemon uses no processor time.
     used = daemon.cpu_seconds()
     assert not select.select(waiting, [], [], 1.0)[0]
     assert daemon.cpu_seconds() - used < 0.5
@@ -92,7 +92,7 @@ def test_descriptors_run_out(start: Callable[..., Daemon]) -> None:
 
 @pytest.mark.load
 def test_client_that_never_reads(start: Callable[..., Daemon]) -> None:
-    """Clients that send and never read, and chargen's that never read, cost a bounded buffer each."""
+    """Each client that sends and never reads, or is sent chargen and never reads, costs a bounded buffer."""
     daemon = start("@defaults bind=127.0.0.1\necho 0/tcp\nupper 0/tcp\nchargen 0/tcp\nhttp 0/tcp\n")
     exchange(daemon.connect("echo/tcp"), b"warm")
     before = daemon.memory()
@@ -103,7 +103,7 @@ def test_client_that_never_reads(start: Callable[..., Daemon]) -> None:
         clients.append(client)
         if name != "chargen":
             questions[client] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000 if name == "http" else b"x" * 65_536
-    # Until the daemon takes no more from any of them: then every buffer on the way is full.
+    # Until the daemon reads no more from any of them: then all buffers on the way are full.
     while ready := select.select([], questions, [], 0.5)[1]:
         for client in ready:
             with contextlib.suppress(BlockingIOError):
@@ -117,7 +117,7 @@ def test_client_that_never_reads(start: Callable[..., Daemon]) -> None:
 
 @pytest.mark.load
 def test_no_descriptor_is_lost(start: Callable[..., Daemon]) -> None:
-    """After many short connections the daemon has the descriptors it had before."""
+    """After many short connections the daemon has as many descriptors as before."""
     daemon = start("@defaults bind=127.0.0.1\necho 0/tcp\ndaytime 0/tcp\nhttp 0/tcp\n")
     exchange(daemon.connect("http/tcp"), b"GET / HTTP/1.0\r\n\r\n")
     daemon.wait_event("end", "http/tcp")

@@ -1,4 +1,4 @@
-"""Daemons that let users in, and tell who they are, run under svcd as they are: telnet, ftp, ssh and finger."""
+"""telnetd, vsftpd, sshd and fingerd run unchanged under svcd."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: Where finger(1) asks, and can't be told otherwise.
+#: The port of finger(1), which has no option for another one.
 FINGER_PORT = 79
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user may look into, which the tests' own is not."""
+    """Return a directory that all users can read, unlike that of the test."""
     folder = Path(tempfile.mkdtemp(prefix="svcd-"))
     folder.chmod(0o755)
     yield folder
@@ -35,7 +35,7 @@ def public() -> Iterator[Path]:
 
 
 def shows(words: list[str], wanted: bytes, typed: bytes = b"") -> bytes:
-    """What a client shows until there is what is wanted; with a terminal's patience, as a user has it."""
+    """Run a client whose input stays open, and return its output up to a text."""
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
         assert client.stdin is not None
         assert client.stdout is not None
@@ -53,16 +53,16 @@ def shows(words: list[str], wanted: bytes, typed: bytes = b"") -> bytes:
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
 def test_telnet_login(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """telnet talks to telnetd about options, and shows the prompt of login."""
+    """telnet negotiates options with telnetd, and shows the prompt of login."""
     daemon = start(f"telnet 0/tcp bind=127.0.0.1 server='{program('telnetd')} -h'\n")
     shows([program("telnet"), "127.0.0.1", str(daemon.port("telnet/tcp"))], b"login: ")
     daemon.wait_event("end", "telnet/tcp")
 
 
 def test_telnet_session(start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
-    """A user at telnet types to a program that telnetd runs on a terminal."""
+    """The input of telnet reaches a program that telnetd runs on a terminal."""
     shell = tmp_path / "shell"
-    # A shell that ends at once takes its last line with it: telnetd reads nothing of a terminal that has hung up.
+    # The shell must not exit at once: telnetd does not read the last line from a terminal that has hung up.
     shell.write_text('#!/bin/sh\ntty\nread line\necho "<$line>"\nread end\n')
     shell.chmod(0o755)
     daemon = start(f"telnet 0/tcp bind=127.0.0.1 server='{program('telnetd')} -h -E {shell}'\n")
@@ -73,7 +73,7 @@ def test_telnet_session(start: Callable[..., Daemon], program: Callable[[str], s
 
 
 def test_ftp(start: Callable[..., Daemon], program: Callable[[str], str], public: Path) -> None:
-    """curl lists a directory of vsftpd, fetches a file and, logged in as nobody in particular, may not leave one."""
+    """curl lists a directory of vsftpd and fetches a file; an anonymous user may not store one."""
     data = os.urandom(3_000_000)
     (public / "pub").mkdir()
     (public / "pub" / "big").write_bytes(data)
@@ -94,12 +94,12 @@ def test_ftp(start: Callable[..., Daemon], program: Callable[[str], str], public
 
 @pytest.fixture
 def sshd(program: Callable[[str], str], tmp_path: Path) -> str:
-    """The command line of an sshd with keys of its own, which lets us in by our key."""
+    """Return the command line of an sshd with its own host key, which accepts the key of the test."""
     path, keygen = program("sshd"), program("ssh-keygen")
     for name in ("host", "mine"):
         run(keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name))
     if os.geteuid() == 0:
-        # Made by the system's start where sshd is a service of its own.
+        # Where sshd runs as a service, systemd makes this directory.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     config = tmp_path / "sshd_config"
     config.write_text(
@@ -110,7 +110,7 @@ def sshd(program: Callable[[str], str], tmp_path: Path) -> str:
 
 
 def test_ssh(start: Callable[..., Daemon], program: Callable[[str], str], sshd: str, tmp_path: Path) -> None:
-    """ssh logs in to sshd -i with a key and runs a command there, whose output and exit status it brings home."""
+    """ssh logs in to sshd -i with a key, runs a command, and returns its output and exit status."""
     me = pwd.getpwuid(os.geteuid())
     if Path(me.pw_shell).name in ("nologin", "false"):
         pytest.skip(f"{me.pw_name} has no shell to log in to")
@@ -129,14 +129,14 @@ def test_ssh(start: Callable[..., Daemon], program: Callable[[str], str], sshd: 
 
 
 def test_ssh_keyscan(start: Callable[..., Daemon], program: Callable[[str], str], sshd: str, tmp_path: Path) -> None:
-    """ssh-keyscan is shown the host's key."""
+    """ssh-keyscan gets the host key."""
     daemon = start(f"ssh 0/tcp bind=127.0.0.1 server='{sshd}' stderr=log\n")
     shown = run(program("ssh-keyscan"), "-t", "ed25519", "-p", str(daemon.port("ssh/tcp")), "127.0.0.1")
     assert (tmp_path / "host.pub").read_bytes().split()[1] in shown
 
 
 def test_fingerd(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """in.fingerd tells of a user what finger tells."""
+    """in.fingerd answers with the output of finger for a user."""
     program("finger")
     daemon = start(f"finger 0/tcp bind=127.0.0.1 server={program('in.fingerd')}\n")
     told = exchange(daemon.connect("finger/tcp"), b"root\r\n")
@@ -147,7 +147,7 @@ def test_fingerd(start: Callable[..., Daemon], program: Callable[[str], str]) ->
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
 def test_finger(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """`finger root@host` asks in.fingerd, which runs as nobody, as it should."""
+    """`finger root@host` gets an answer of in.fingerd, which runs as the user nobody."""
     finger, server = program("finger"), program("in.fingerd")
     try:
         socket.create_server(("127.0.0.1", FINGER_PORT)).close()

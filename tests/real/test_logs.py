@@ -1,4 +1,4 @@
-"""Where a real daemon's log goes: to a journald, and to a file that logrotate moves away."""
+"""The log of a real daemon: in a journald, and in a file that logrotate rotates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: What an exception of a service says in the log, in characters: too much for a datagram.
+#: Length of an exception's text in the log, in characters: too long for a datagram.
 LARGE = 1_000_000
 BROKEN = """
 from twisted.internet.protocol import Factory, Protocol
@@ -45,7 +45,7 @@ def make(options):
 
 
 def _retried(look: Callable[[], bool]) -> None:
-    """Wait for changes of a file, by polling."""
+    """Poll until a function returns true."""
     deadline = time.monotonic() + PATIENCE
     while not look():
         assert time.monotonic() < deadline
@@ -54,11 +54,11 @@ def _retried(look: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def journald(tmp_path: Path, program: Callable[[str], str]) -> Iterator[tuple[FakeJournald, list[str]]]:
-    """A journald, and the words before a command line that let the command see it where systemd's would be."""
+    """Return a journald, and words before a command line that place it at the path of systemd's for the command."""
     folder = tmp_path / "journal"
     folder.mkdir()
     mounts = 'mount -t tmpfs none /run && mkdir -p /run/systemd/journal && mount --bind "$0" /run/systemd/journal'
-    # As systemd does for a service's standard output; $SAME says whether it is one.
+    # As systemd does for the standard output of a service; $OTHER makes the variable name another stream.
     stream = "exec 3>&1; JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/3)${OTHER}; export JOURNAL_STREAM; exec 3>&-"
     flags = ["--mount"] if os.geteuid() == 0 else ["--mount", "--user", "--map-root-user"]
     words = [program("unshare"), *flags, "sh", "-c", f'{mounts} && {{ {stream}; }} && exec "$@"', str(folder)]
@@ -77,7 +77,7 @@ def _port(entry: Entry) -> int:
 def test_journald_has_the_fields(
     start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]], tmp_path: Path
 ) -> None:
-    """Each line is an entry with a field for each value; tracebacks are messages of many lines, however large."""
+    """Each line is an entry with a field for each value; tracebacks are multi-line messages of any size."""
     fake, before = journald
     (tmp_path / "broken.py").write_text(BROKEN)
     services = "@defaults bind=127.0.0.1\necho 0/tcp\nbad 0/tcp factory=broken:make\n"
@@ -113,7 +113,7 @@ def test_journald_has_the_fields(
 
 @pytest.mark.parametrize(("arguments", "other", "native"), [([], "", True), ([], "0", False),
                                                             (["--log-format", "text"], "", False)])  # fmt: skip
-def test_a_standard_output_that_is_the_journal(
+def test_standard_output_to_the_journal(
     start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]], arguments: list[str], other: str,
     native: bool,
 ) -> None:  # fmt: skip
@@ -121,31 +121,31 @@ def test_a_standard_output_that_is_the_journal(
     fake, before = journald
     daemon = start("echo 0/tcp bind=127.0.0.1\n", *arguments, before=before, ready=not native, env={"OTHER": other})
     port = _port(fake.take_event("listen")) if native else daemon.port("echo/tcp")
-    # One that answers takes signals, too.
+    # A daemon that answers handles signals, too.
     assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"x") == b"x"
     assert daemon.stop() == 0
     assert (bool(daemon.lines), fake.empty()) == (not native, not native)
 
 
-def test_the_last_lines_reach_a_journald_that_is_late(
+def test_last_lines_reach_a_slow_journald(
     start: Callable[..., Daemon], journald: tuple[FakeJournald, list[str]]
 ) -> None:
-    """A queue that is full when the daemon is to stop: the process goes on until all is read, and loses nothing."""
+    """If the queue is full at the stop, the process waits until all lines are read, and loses none."""
     fake, before = journald
     services = "echo 0/tcp4 bind=127.0.0.1 shutdown_timeout=0s\n"
     daemon = start(services, "--log-format", "journald", before=before, ready=False)
     address = "127.0.0.1", _port(fake.take_event("listen"))
     fake.take_event("ready")
-    # Two lines each: more than the queue of the socket holds, but few enough to be read within the second that the
-    # daemon waits at its end, on a loaded machine as well.
+    # Two lines each: more than the queue of the socket holds, and few enough to be read within the second for which the
+    # daemon waits at its end, also on a loaded machine.
     count = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text()) // 2 + 50
     for _ in range(count):
         with socket.create_connection(address, PATIENCE) as client:
             assert exchange(client, b"x") == b"x"
     daemon.process.terminate()
     while True:
-        # Not as fast as possible: behind a full backlog a connection is tried again after a second, and then the daemon
-        # has given up.
+        # Not as fast as possible: the kernel retries a connection behind a full backlog after a second, and then the
+        # daemon has given up.
         time.sleep(0.01)
         try:
             socket.create_connection(address, PATIENCE).close()
@@ -187,7 +187,7 @@ def test_shortened_addresses(start: Callable[..., Daemon]) -> None:
     ("mistake", "text"),
     [("ecoh 0/tcp", "services:1:1: no handler for"), ("echo 0/tcp bind=192.0.2.77", "can't listen on 192.0.2.77")],
 )
-def test_a_failure_to_start_is_in_the_log(tmp_path: Path, background: bool, mistake: str, text: str) -> None:
+def test_failed_start_is_logged(tmp_path: Path, background: bool, mistake: str, text: str) -> None:
     """Each reason is a line with its time and its level, in the foreground and in the background."""
     (tmp_path / "services").write_text(f"{mistake}\n")
     place = [] if background else ["--nodaemon"]
@@ -221,8 +221,8 @@ def handle(sock, address):
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_lines_are_in_the_order_of_their_times(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
-    """Whatever an accept line waits for, times never go back, and the counts of accept and end lines follow."""
+def test_times_of_lines_do_not_decrease(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Whatever an accept line waits for, the times do not decrease, and accept and end lines are numbered in order."""
     (tmp_path / "crowd.py").write_text(CROWD)
     (tmp_path / "server").touch(0o600)
     (tmp_path / "server").write_bytes(Authority("test").sign("server").bundle)
@@ -266,7 +266,7 @@ tlscat 0/tcp server=/bin/cat tls_cert={tmp_path}/server resolve=yes
 
 
 def _example() -> str:
-    """The logrotate configuration as it is installed, or as the checkout has it."""
+    """Return the logrotate configuration from the installation or the checkout."""
     installed = Path(svcd.__file__).parent / "etc" / "logrotate.d" / "svcd"
     checkout = Path(__file__).parents[2] / "etc" / "logrotate.d" / "svcd"
     found = next((path for path in (checkout, installed) if path.exists()), None)
@@ -276,7 +276,7 @@ def _example() -> str:
 
 
 class _Clients:
-    """Clients, one after the other, until they are stopped."""
+    """A thread of clients, one at a time, until it is stopped."""
 
     def __init__(self, port: int) -> None:
         self.count = 0
@@ -291,7 +291,7 @@ class _Clients:
             self.count += 1
 
     def end(self) -> None:
-        """No more."""
+        """Stop the clients."""
         self._end.set()
         self._thread.join(PATIENCE)
 
@@ -300,10 +300,8 @@ def _read(path: Path) -> str:
     return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
 
 
-def test_logrotate_loses_and_tears_no_line(
-    start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path
-) -> None:
-    """The example's configuration, under load: each connection has its two lines, once, in order, in some file."""
+def test_logrotate_loses_no_line(start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
+    """With the example configuration under load each connection has its two lines, once, in order, in some file."""
     logrotate = program("logrotate")
     folder = tmp_path / "var-log"
     folder.mkdir(mode=0o755)
@@ -322,7 +320,7 @@ def test_logrotate_loses_and_tears_no_line(
             done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
             assert (done.returncode, done.stderr) == (0, "")
             assert log.stat().st_ino != inode
-            # It is written to: the daemon has opened it.
+            # It has content: the daemon has opened it.
             _retried(lambda: log.stat().st_size > 0)
     finally:
         pending.end()

@@ -1,4 +1,4 @@
-"""A name server that takes questions and never answers, under a real daemon: each use of names, reload and the stop."""
+"""A real daemon with a name server that never answers: all uses of names, reload and stop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: How long a name server may be waited for where something has to come at once, in seconds.
+#: Bound for events that must not wait for the name server, in seconds.
 SOON = 5.0
-#: In a network and a mount namespace of its own a UDP socket that the rest inherits, unread, is the name server.
+#: In new network and mount namespaces an inherited UDP socket that is never read is the name server.
 ENTER = """
 import os, socket, subprocess, sys
 ip, resolv, *words = sys.argv[1:]
@@ -37,7 +37,7 @@ os.execv(words[0], words)
 
 @pytest.fixture
 def silent(program: Callable[[str], str], tmp_path: Path) -> list[str]:
-    """The words before a command line whose name server is silent."""
+    """Return the words before a command line that give it a silent name server."""
     resolv = tmp_path / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.53\n")
     flags = ["--net", "--mount"] if os.geteuid() == 0 else ["--net", "--mount", "--user", "--map-root-user"]
@@ -60,9 +60,7 @@ def _threads(daemon: Daemon) -> int:
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_nothing_waits_for_a_silent_name_server(
-    start: Callable[..., Daemon], silent: list[str], tmp_path: Path, reactor: str
-) -> None:
+def test_silent_name_server(start: Callable[..., Daemon], silent: list[str], tmp_path: Path, reactor: str) -> None:
     """Connections to a name that is not answered fail in time; localhost, reload and the stop don't wait for it."""
     lines = [
         "@defaults shutdown_timeout=1s",
@@ -91,10 +89,8 @@ def test_nothing_waits_for_a_silent_name_server(
     assert time.monotonic() - began < SOON
 
 
-def test_a_client_that_leaves_gives_its_lookup_up(
-    start: Callable[..., Daemon], silent: list[str], tmp_path: Path
-) -> None:
-    """However many clients come and go, a name that is not answered has one thread."""
+def test_lookups_of_one_name_share_a_thread(start: Callable[..., Daemon], silent: list[str], tmp_path: Path) -> None:
+    """However many clients connect and close, a name without an answer occupies one thread."""
     daemon = start(f"red {tmp_path}/red.sock/unix redirect=nosuch.example.org:80 connect_timeout=0.2s\n", before=silent)
     before = _threads(daemon)
     for _ in range(4):
@@ -106,8 +102,8 @@ def test_a_client_that_leaves_gives_its_lookup_up(
     assert daemon.stop() == 0
 
 
-def test_a_reload_waits_one_second_for_addresses_of_bind(start: Callable[..., Daemon], silent: list[str]) -> None:
-    """A reload with a host name in bind= ends, and says that no name server has answered."""
+def test_reload_with_a_host_name_in_bind(start: Callable[..., Daemon], silent: list[str]) -> None:
+    """A reload with a host name in bind= ends after a second with the reason that no name server has answered."""
     services = "echo 0/tcp4 bind=127.0.0.1\n"
     daemon = start(services, before=silent)
     daemon.file.write_text(f"{services}other 0/tcp4 echo bind=nosuch.example.org\n")

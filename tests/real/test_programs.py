@@ -1,4 +1,4 @@
-"""Programs that people run under inetd, xinetd, tcpserver or systemd run under svcd as they are."""
+"""Programs for inetd, xinetd, tcpserver or systemd run unchanged under svcd."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-#: What sd_listen_fds(3) does, and what programs do with what it finds.
+#: sd_listen_fds(3), and a typical use of its descriptors.
 SOCKET_ACTIVATED = """
 import os, socket
 assert int(os.environ["LISTEN_PID"]) == os.getpid()
@@ -30,12 +30,12 @@ given.sendall(f"{os.environ['LISTEN_FDNAMES']}: ".encode() + given.recv(100))
 
 
 def ended_well(daemon: Daemon, service: str, count: int = 1) -> None:
-    """So many connections have ended, and their programs had no complaint."""
+    """Wait for the ends of `count` connections; their programs have exited with status 0."""
     assert {end["exit"] for end in daemon.wait_event("end", service, count)} == {"0"}
 
 
 def test_cat_and_date(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """cat is an echo service over TCP and over a UNIX socket, and date tells the time."""
+    """cat is an echo service over TCP and over a UNIX socket, and date prints the time."""
     daemon = start(
         "@defaults bind=127.0.0.1\n"
         "cat   0/tcp  server=/bin/cat\n"
@@ -49,8 +49,8 @@ def test_cat_and_date(start: Callable[..., Daemon], tmp_path: Path) -> None:
         ended_well(daemon, service)
 
 
-def test_a_shell_script(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """A script with a first line of #! reads a question and answers; what it complains of goes to the client too."""
+def test_shell_script(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A script with #! reads a question and answers; its standard error goes to the client, too."""
     script = tmp_path / "script"
     script.write_text('#!/bin/sh\nread name\necho "hello $name"\necho complaint >&2\nexit 3\n')
     script.chmod(0o755)
@@ -61,7 +61,7 @@ def test_a_shell_script(start: Callable[..., Daemon], tmp_path: Path) -> None:
 
 
 def test_rblsmtpd(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """A program for tcpserver finds its client in the environment, and what it says to stderr is in the log."""
+    """A program for tcpserver gets the client in the environment, and its standard error is in the log."""
     daemon = start(
         f"smtp 0/tcp bind=127.0.0.1 server='{program('rblsmtpd')} /bin/false' env='RBLSMTPD=go-away' stderr=log\n"
     )
@@ -74,7 +74,7 @@ def test_rblsmtpd(start: Callable[..., Daemon], program: Callable[[str], str]) -
 
 
 def test_tcpserver_environment(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """The variables of ucspi-tcp, xinetd and systemd are there, and none of the daemon's own."""
+    """The environment has the variables of ucspi-tcp, xinetd and systemd, and none of the daemon's."""
     daemon = start(
         f"env 0/tcp bind=127.0.0.1 server={program('env')} env='COLOUR=\"light blue\"' passenv=TERM\n",
         env={"TERM": "vt100", "SECRET": "of the daemon"},
@@ -101,15 +101,15 @@ def test_tcpserver_environment(start: Callable[..., Daemon], program: Callable[[
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
-def test_another_user(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """With user= a program is that user, with that user's group alone."""
+def test_user_of_a_program(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """With user= a program runs as that user, in the group of that user only."""
     daemon = start(f"who 0/tcp bind=127.0.0.1 server={program('id')} user=daemon\n")
     assert exchange(daemon.connect("who/tcp")) == b"uid=1(daemon) gid=1(daemon) groups=1(daemon)\n"
 
 
 @pytest.mark.parametrize("wait", ["no", "yes"])
 def test_socket_activation(start: Callable[..., Daemon], tmp_path: Path, wait: str) -> None:
-    """A program for systemd finds the connection, or with wait=yes the listening socket, as descriptor 3."""
+    """A program for systemd has the connection, or with wait=yes the listening socket, as descriptor 3."""
     script = tmp_path / "activated.py"
     script.write_text(SOCKET_ACTIVATED)
     daemon = start(
@@ -122,7 +122,7 @@ def test_socket_activation(start: Callable[..., Daemon], tmp_path: Path, wait: s
 
 
 def test_systemd_socket_proxyd(start: Callable[..., Daemon]) -> None:
-    """systemd's own proxy takes the listening socket over and serves one client after another with it."""
+    """systemd-socket-proxyd gets the listening socket and serves several clients."""
     proxy = "/lib/systemd/systemd-socket-proxyd"
     if not os.access(proxy, os.X_OK):
         pytest.skip("systemd-socket-proxyd is not installed")
@@ -130,7 +130,7 @@ def test_systemd_socket_proxyd(start: Callable[..., Daemon]) -> None:
     words = f"{proxy} --exit-idle-time=100ms 127.0.0.1:{target.port('upper/tcp')}"
     daemon = start(f"proxy 0/tcp bind=127.0.0.1 server='{words}' wait=yes listen_fds=yes stderr=log\n")
     for number in range(1, 3):
-        # The second time it has left, and is started anew.
+        # It has exited by the second time, and is started again.
         with daemon.connect("proxy/tcp") as client:
             client.sendall(b"hello")
             assert client.recv(100) == b"HELLO"
@@ -138,7 +138,7 @@ def test_systemd_socket_proxyd(start: Callable[..., Daemon]) -> None:
 
 
 def git(program: Callable[[str], str], folder: Path, *words: str) -> bytes:
-    """What git says, with no configuration but ours."""
+    """Run git without the user's configuration and return its output."""
     person = {"NAME": "N", "EMAIL": "n@example.org"}
     settings = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in person.items()}
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "GIT_CONFIG_NOSYSTEM": "1", **settings}
@@ -165,7 +165,7 @@ def test_git_daemon(start: Callable[..., Daemon], program: Callable[[str], str],
 
 
 def test_rsync(start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
-    """rsync --daemon lists its modules, sends a tree and takes one."""
+    """rsync --daemon lists its modules, sends a tree and receives one."""
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "big").write_bytes(os.urandom(3_000_000))
     (tmp_path / "mine").mkdir()
@@ -185,7 +185,7 @@ def test_rsync(start: Callable[..., Daemon], program: Callable[[str], str], tmp_
     assert run(rsync, "-a", f"{tmp_path}/mine/", f"{url}files/") == b""
     assert (tmp_path / "served" / "note").read_text() == "a note\n"
     listing, *transfers = daemon.wait_event("end", "rsync/tcp", 3)
-    # So rsync ends after a list, whoever started it.
+    # rsync exits with this status after a list under any super-server.
     assert listing["exit"] == "255"
     assert [end["exit"] for end in transfers] == ["0", "0"]
     assert "connect from" in (tmp_path / "log").read_text()
@@ -193,7 +193,7 @@ def test_rsync(start: Callable[..., Daemon], program: Callable[[str], str], tmp_
 
 
 def test_tftp(start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
-    """atftpd takes the datagram socket over, sends files and takes one, and is started again once it has left."""
+    """atftpd gets the datagram socket, sends files and receives one, and is started again after its exit."""
     data = os.urandom(200_001)
     served = tmp_path / "served"
     served.mkdir()
@@ -207,7 +207,7 @@ def test_tftp(start: Callable[..., Daemon], program: Callable[[str], str], tmp_p
     assert run(program("curl"), "-sS", f"tftp://127.0.0.1:{port}/image") == data
     assert run(*client, "get", "image", "fetched", cwd=tmp_path) == b""
     assert (tmp_path / "fetched").read_bytes() == data
-    # One process has served both, and waits a second for more.
+    # One process has served both, and exits after a second without a request.
     ended_well(daemon, "tftp/udp4")
     assert run(*client, "put", "fetched", "upload", cwd=tmp_path) == b""
     assert (served / "upload").read_bytes() == data

@@ -1,4 +1,4 @@
-"""The PROXY protocol with the proxies that people have: in front of real daemons, and behind them."""
+"""The PROXY protocol with haproxy, nginx and curl in front of real daemons, and behind them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ V1 = b"PROXY TCP4 192.0.2.1 198.51.100.7 40000 443\r\n"
 
 @pytest.fixture
 def haproxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[[int], Haproxy]]:
-    """Make an haproxy with so many sockets, which the test starts."""
+    """Return a function that makes a haproxy with several sockets; the test starts it."""
     path = program("haproxy")
     with contextlib.ExitStack() as stack:
 
@@ -39,7 +39,7 @@ def haproxy(program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[
 
 @pytest.fixture
 def nginx(program: Callable[[str], str], tmp_path: Path) -> Iterator[Nginx]:
-    """An nginx with one socket, which the test starts."""
+    """Return an nginx with a socket; the test starts it."""
     with contextlib.closing(Nginx(program("nginx"), tmp_path)) as made:
         if not made.passes_streams:
             pytest.skip("nginx lacks its module for streams (libnginx-mod-stream)")
@@ -50,8 +50,8 @@ def _variables(text: bytes) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.decode().splitlines())
 
 
-def _hear(client: socket.socket) -> bytes:
-    """What a client hears that says nothing; haproxy may give up for one that ends before it has connected."""
+def _read_all(client: socket.socket) -> bytes:
+    """Return what a client receives that sends nothing; without half-close, because haproxy may give up then."""
     with client:
         answer = b""
         while piece := client.recv(65_536):
@@ -60,10 +60,8 @@ def _hear(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_haproxys_clients_are_the_real_ones(
-    start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], reactor: str
-) -> None:
-    """By each kind of its headers: in a process's environment, in rules and limits, in the log."""
+def test_clients_of_haproxy(start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], reactor: str) -> None:
+    """Each kind of header sets the client in the environment of a process, in rules and limits, and in the log."""
     proxies = haproxy(4)
     daemon = start(
         "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1\n"
@@ -81,13 +79,13 @@ def test_haproxys_clients_are_the_real_ones(
     for number in range(3):
         client = proxies.connect(f"127.0.0.{number + 2}", number)
         host, port = client.getsockname()
-        told = _variables(_hear(client))
-        assert (told["TCPREMOTEIP"], told["REMOTE_PORT"]) == (host, str(port))
-        assert (told["TCPLOCALIP"], told["TCPLOCALPORT"]) == ("127.0.0.1", str(proxies.ports[number]))
-        assert told["PROXY_ADDR"] == "127.0.0.1"
+        values = _variables(_read_all(client))
+        assert (values["TCPREMOTEIP"], values["REMOTE_PORT"]) == (host, str(port))
+        assert (values["TCPLOCALIP"], values["TCPLOCALPORT"]) == ("127.0.0.1", str(proxies.ports[number]))
+        assert values["PROXY_ADDR"] == "127.0.0.1"
         (end,) = [each for each in daemon.wait_event("end", "env/tcp", number + 1) if each["peer"] == f"{host}:{port}"]
         assert end["reason"] == "done"
-    assert _hear(proxies.connect("127.0.0.66")) == b""
+    assert _read_all(proxies.connect("127.0.0.66")) == b""
     (refused,) = daemon.wait_event("refuse", "env/tcp")
     assert (refused["reason"], refused["peer"].partition(":")[0]) == ("address", "127.0.0.66")
 
@@ -95,7 +93,7 @@ def test_haproxys_clients_are_the_real_ones(
         first.sendall(b"1")
         assert first.recv(1) == b"1"
         assert exchange(proxies.connect("127.0.0.2", 3), b"2") == b""
-        # The proxy's own address is another source, and every client one of its own.
+        # The address of the proxy does not count as a source; that of each client does.
         assert exchange(proxies.connect("127.0.0.3", 3), b"3") == b"3"
     assert exchange(proxies.connect("127.0.0.99", 3), b"4") == b""
     ends = {each["peer"].partition(":")[0]: each for each in daemon.wait_event("end", "echo/tcp", 2)}
@@ -106,10 +104,10 @@ def test_haproxys_clients_are_the_real_ones(
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_the_header_comes_before_tls(
+def test_header_before_tls(
     start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], tmp_path: Path, reactor: str
 ) -> None:
-    """Which haproxy speaks to us; the client behind it is the one that the service sees inside TLS."""
+    """haproxy connects with TLS after the header; the service sees the client of the header."""
     proxies = haproxy(2)
     pair = tmp_path / "both.pem"
     pair.touch(0o600)
@@ -136,16 +134,16 @@ def test_the_header_comes_before_tls(
     assert refused["peer"].startswith("127.0.0.3:")
     client = proxies.connect("127.0.0.4", 1)
     host, port = client.getsockname()
-    told = _variables(_hear(client))
-    assert (told["TCPREMOTEIP"], told["REMOTE_PORT"], told["PROXY_ADDR"]) == (host, str(port), "127.0.0.1")
-    assert told["SSL_PROTOCOL"] == "TLSv1.3"
+    values = _variables(_read_all(client))
+    assert (values["TCPREMOTEIP"], values["REMOTE_PORT"], values["PROXY_ADDR"]) == (host, str(port), "127.0.0.1")
+    assert values["SSL_PROTOCOL"] == "TLSv1.3"
     (end,) = daemon.wait_event("end", "env/tcp")
     assert end["peer"] == f"{host}:{port}"
 
 
 @pytest.mark.parametrize("check", ["send-proxy check-send-proxy", "send-proxy-v2 check-send-proxy", ""])
-def test_haproxys_health_checks(start: Callable[..., Daemon], haproxy: Callable[..., Haproxy], check: str) -> None:
-    """They are haproxy's own connections, and no mistakes; nor are those that say nothing at all."""
+def test_health_checks_of_haproxy(start: Callable[..., Daemon], haproxy: Callable[..., Haproxy], check: str) -> None:
+    """Health checks have the address of haproxy and are no errors, nor are connections without data."""
     proxies = haproxy()
     daemon = start("daytime 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1\n")
     server = f"127.0.0.1:{daemon.port('daytime/tcp')} {check or 'send-proxy'} check inter 50ms"
@@ -153,7 +151,7 @@ def test_haproxys_health_checks(start: Callable[..., Daemon], haproxy: Callable[
     if check:
         accepted = daemon.wait_event("accept", "daytime/tcp", 3)
         assert {each["peer"].partition(":")[0] for each in accepted} == {"127.0.0.1"}
-    assert len(_hear(proxies.connect("127.0.0.9"))) > 20
+    assert len(_read_all(proxies.connect("127.0.0.9"))) > 20
     daemon.wait_for(lambda line: " accept " in line and "peer=127.0.0.9:" in line)
     assert not any(" refuse " in line for line in daemon.lines)
 
@@ -162,7 +160,7 @@ def test_haproxys_health_checks(start: Callable[..., Daemon], haproxy: Callable[
 def test_haproxy_at_a_unix_socket(
     start: Callable[..., Daemon], haproxy: Callable[[int], Haproxy], tmp_path: Path, reactor: str
 ) -> None:
-    """Its clients have their addresses, by whatever way they come; without a header nobody gets in."""
+    """The clients of the proxy have their own addresses; connections without a header are refused."""
     proxies = haproxy(2)
     daemon = start(
         f"@defaults proxy_protocol=local\nenv {tmp_path}/env/unix server=/usr/bin/env\n"
@@ -177,9 +175,9 @@ def test_haproxy_at_a_unix_socket(
     )
     client = proxies.connect("127.0.0.2")
     host, port = client.getsockname()
-    told = _variables(_hear(client))
-    assert (told["PROTO"], told["TCPREMOTEIP"], told["TCPREMOTEPORT"]) == ("TCP", host, str(port))
-    assert int(told["UNIXREMOTEPID"]) > 1
+    values = _variables(_read_all(client))
+    assert (values["PROTO"], values["TCPREMOTEIP"], values["TCPREMOTEPORT"]) == ("TCP", host, str(port))
+    assert int(values["UNIXREMOTEPID"]) > 1
     client = proxies.connect("127.0.0.2", 1)
     host, port = client.getsockname()
     assert exchange(client, b"hello") == b"hello"
@@ -192,8 +190,8 @@ def test_haproxy_at_a_unix_socket(
     assert reasons == ["address", "proxy"]
 
 
-def test_nginx_in_front(start: Callable[..., Daemon], nginx: Nginx) -> None:
-    """Its stream module's clients are the real ones for a Python handler, too, in a process and in a thread."""
+def test_clients_of_nginx(start: Callable[..., Daemon], nginx: Nginx) -> None:
+    """A Python handler in a process or a thread gets the client of nginx's stream module."""
     (nginx.folder / "handler.py").write_text(
         "import socketserver\n"
         "def serve(sock, address):\n"
@@ -219,8 +217,8 @@ def test_nginx_in_front(start: Callable[..., Daemon], nginx: Nginx) -> None:
     assert exchange(client, b"thread\r\n") == b"+Go\r\n" + repr(ends).encode()
 
 
-def test_curl_as_a_proxy(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """`curl --haproxy-protocol` is asked for its header, and everybody else is not."""
+def test_curl_with_haproxy_protocol(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """A header is required of the address in proxy_protocol=, and of no other client."""
     daemon = start("http 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.9\n")
     url = f"http://127.0.0.1:{daemon.port('http/tcp')}/"
     curl = program("curl")
@@ -233,10 +231,10 @@ def test_curl_as_a_proxy(start: Callable[..., Daemon], program: Callable[[str], 
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_other_servers_are_told(
+def test_send_proxy_to_other_servers(
     start: Callable[..., Daemon], haproxy: Callable[..., Haproxy], nginx: Nginx, tmp_path: Path, version: str
 ) -> None:
-    """haproxy's accept-proxy and nginx's `proxy_protocol` understand what svcd sends, of local clients too."""
+    """accept-proxy of haproxy and proxy_protocol of nginx accept the headers of svcd, also for local clients."""
     proxies = haproxy()
     proxies.start(
         'frontend f\n mode http\n {0} accept-proxy\n http-request return content-type text/plain lf-string "%ci:%cp"\n'
@@ -253,35 +251,35 @@ def test_other_servers_are_told(
     assert exchange(client, b"GET / HTTP/1.0\r\n\r\n").endswith(f"\r\n\r\n{host}:{port}".encode())
     client = daemon.connect("stream/tcp")
     host, port = client.getsockname()
-    assert _hear(client) == f"{host}:{port}".encode()
+    assert _read_all(client) == f"{host}:{port}".encode()
     answer = exchange(daemon.connect("local/unix", socket.AF_UNIX), b"GET / HTTP/1.0\r\n\r\n")
     assert re.search(rb"\r\n\r\n127\.0\.0\.1:\d+$", answer)
 
 
 @pytest.mark.parametrize(("reactor", "version"), [("uv", "v2"), ("epoll", "v1")])
-def test_a_chain_keeps_the_first_client(start: Callable[..., Daemon], reactor: str, version: str) -> None:
-    """From svcd to svcd; a client that a header names to the first is the last one's client."""
+def test_chain_of_two_daemons(start: Callable[..., Daemon], reactor: str, version: str) -> None:
+    """The client in a header to the first daemon is the client of the last daemon."""
     arguments = {"twistd_arguments": ["--reactor", reactor]}
     last = start("env 0/tcp4 bind=127.0.0.1 proxy_protocol=127.0.0.1 server=/usr/bin/env\n", **arguments)
     options = f"proxy_protocol=127.0.0.2 redirect=127.0.0.1:{last.port('env/tcp4')} send_proxy={version}"
     first = start(f"a 0/tcp4 bind=127.0.0.1 {options}\n", **arguments)
     client = first.connect("a/tcp4")
     name = client.getsockname()
-    told = _variables(exchange(client))
-    assert (told["TCPREMOTEIP"], int(told["TCPREMOTEPORT"])) == name
-    assert int(told["TCPLOCALPORT"]) == first.port("a/tcp4")
+    values = _variables(exchange(client))
+    assert (values["TCPREMOTEIP"], int(values["TCPREMOTEPORT"])) == name
+    assert int(values["TCPLOCALPORT"]) == first.port("a/tcp4")
     with socket.socket() as proxy:
         proxy.settimeout(PATIENCE)
         proxy.bind(("127.0.0.2", 0))
         proxy.connect(("127.0.0.1", first.port("a/tcp4")))
         proxy.sendall(V1)
-        told = _variables(exchange(proxy))
-    assert (told["TCPREMOTEIP"], told["TCPREMOTEPORT"]) == ("192.0.2.1", "40000")
-    assert (told["TCPLOCALIP"], told["TCPLOCALPORT"]) == ("198.51.100.7", "443")
+        values = _variables(exchange(proxy))
+    assert (values["TCPREMOTEIP"], values["TCPREMOTEPORT"]) == ("192.0.2.1", "40000")
+    assert (values["TCPLOCALIP"], values["TCPLOCALPORT"]) == ("198.51.100.7", "443")
 
 
-def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
-    """The option comes, changes and goes without a connection lost; who waits and is no proxy any more is closed."""
+def test_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
+    """proxy_protocol= is added, changed and removed; waiting connections of former proxies are closed, no others."""
     service = "echo 0/tcp4 bind=127.0.0.1"
     daemon = start(service + "\n")
 
@@ -297,7 +295,7 @@ def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
         reload("proxy_protocol=127.0.0.0/8", 2)
         assert exchange(waiting, V1 + b"2") == b"2"
         with daemon.connect("echo/tcp4") as waiting:
-            # That it waits is known when a later one was served.
+            # It waits when a later connection has been served.
             assert exchange(daemon.connect("echo/tcp4"), V1 + b"3") == b"3"
             reload("proxy_protocol=10.0.0.1", 3)
             assert waiting.recv(1) == b""
@@ -315,13 +313,13 @@ def test_a_reload_changes_the_proxies(start: Callable[..., Daemon]) -> None:
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_a_header_that_comes_late(start: Callable[..., Daemon], reactor: str) -> None:
-    """A program finds its connection as any other, although a reactor has watched it: blocking."""
+def test_late_header(start: Callable[..., Daemon], reactor: str) -> None:
+    """The connection of a program is blocking, although a reactor has read the header from it."""
     services = "cat 0/tcp bind=127.0.0.1 proxy_protocol=127.0.0.1 server=/bin/cat\n"
     daemon = start(services, twistd_arguments=["--reactor", reactor])
     with daemon.connect("cat/tcp") as client:
         client.sendall(V1[:20])
-        # That it waits is known when a later one was served.
+        # It waits when a later connection has been served.
         assert exchange(daemon.connect("cat/tcp"), V1 + b"1") == b"1"
         client.sendall(V1[20:])
         for word in (b"late", b"later"):
@@ -332,8 +330,8 @@ def test_a_header_that_comes_late(start: Callable[..., Daemon], reactor: str) ->
     assert daemon.stop() == 0
 
 
-def test_nobody_waits_for_who_says_nothing(start: Callable[..., Daemon]) -> None:
-    """Silent connections of a proxy hold neither other clients nor the end of the daemon, and have their time."""
+def test_silent_connections_of_a_proxy(start: Callable[..., Daemon]) -> None:
+    """They delay neither other clients nor the stop of the daemon, and end by first_byte_timeout."""
     daemon = start(
         "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1 shutdown_timeout=1h\n"
         "echo 0/tcp\nquick 0/tcp echo first_byte_timeout=0.2s\n"

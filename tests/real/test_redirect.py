@@ -1,4 +1,4 @@
-"""Connections passed on by a real daemon, to real servers, on both reactors."""
+"""Connections that a real daemon redirects to real servers, on both reactors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """A server of the test's own, where it accepts by hand."""
+    """Return a listening socket of the test."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE)
         yield server
@@ -35,7 +35,7 @@ def listener() -> Iterator[socket.socket]:
 def redirected(
     request: pytest.FixtureRequest, start: Callable[..., Daemon], listener: socket.socket, tmp_path: Path
 ) -> Daemon:
-    """A daemon that passes connections on to the listener, by TCP and by UNIX socket."""
+    """Return a daemon that redirects connections over TCP and at a UNIX socket to the listener."""
     port = listener.getsockname()[1]
     services = (
         f"@defaults bind=127.0.0.1\n"
@@ -48,7 +48,7 @@ def redirected(
 
 @pytest.fixture
 def pair(redirected: Daemon, listener: socket.socket) -> Iterator[Callable[..., tuple[socket.socket, socket.socket]]]:
-    """Makes a client and the far end of its connection."""
+    """Return a function that connects a client and returns both ends of its redirected connection."""
     with contextlib.ExitStack() as stack:
 
         def make(service: str = "to/tcp4", family: int = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
@@ -60,8 +60,8 @@ def pair(redirected: Daemon, listener: socket.socket) -> Iterator[Callable[..., 
         yield make
 
 
-def _reads_all(sock: socket.socket) -> tuple[int, str]:
-    """How much came until the end, and its digest."""
+def _digest_of_all(sock: socket.socket) -> tuple[int, str]:
+    """Read up to the end, and return the size and the digest."""
     digest, count = hashlib.sha256(), 0
     while piece := sock.recv(MEGABYTE):
         digest.update(piece)
@@ -74,8 +74,8 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def test_an_echo_behind_it(start: Callable[..., Daemon]) -> None:
-    """A client that half-closes gets everything back, through two services of two daemons."""
+def test_redirect_to_echo(start: Callable[..., Daemon]) -> None:
+    """A client that half-closes gets all data back through two daemons."""
     echo = start("echo 0/tcp4 bind=127.0.0.1\n")
     front = start(f"front 0/tcp4 bind=127.0.0.1 redirect=127.0.0.1:{echo.port('echo/tcp4')}\n")
     data = os.urandom(3 * MEGABYTE)
@@ -87,7 +87,7 @@ def test_an_echo_behind_it(start: Callable[..., Daemon]) -> None:
 
     sender = threading.Thread(target=send)
     sender.start()
-    assert _reads_all(client) == (len(data), hashlib.sha256(data).hexdigest())
+    assert _digest_of_all(client) == (len(data), hashlib.sha256(data).hexdigest())
     sender.join(PATIENCE)
     client.close()
     (end,) = front.wait_event("end", "front/tcp4")
@@ -100,7 +100,7 @@ def test_an_echo_behind_it(start: Callable[..., Daemon]) -> None:
 @pytest.mark.parametrize(
     ("service", "family"), [("to/tcp4", socket.AF_INET), ("named/tcp4", socket.AF_INET), ("local/unix", socket.AF_UNIX)]
 )
-def test_much_both_ways_at_once(pair: Any, redirected: Daemon, service: str, family: int) -> None:
+def test_bulk_data_in_both_directions(pair: Any, redirected: Daemon, service: str, family: int) -> None:
     """20 MB in each direction arrive intact, each with its end, and the connection closes in order."""
     client, server = pair(service, family)
     data = {client: os.urandom(20 * MEGABYTE), server: os.urandom(20 * MEGABYTE)}
@@ -111,10 +111,10 @@ def test_much_both_ways_at_once(pair: Any, redirected: Daemon, service: str, fam
 
     results: dict[socket.socket, tuple[int, str]] = {}
     threads = [threading.Thread(target=send, args=(sock,)) for sock in (client, server)]
-    threads.append(threading.Thread(target=lambda: results.update({server: _reads_all(server)})))
+    threads.append(threading.Thread(target=lambda: results.update({server: _digest_of_all(server)})))
     for thread in threads:
         thread.start()
-    results[client] = _reads_all(client)
+    results[client] = _digest_of_all(client)
     for thread in threads:
         thread.join(PATIENCE)
     expected = [(20 * MEGABYTE, hashlib.sha256(data[sock]).hexdigest()) for sock in (server, client)]
@@ -124,13 +124,13 @@ def test_much_both_ways_at_once(pair: Any, redirected: Daemon, service: str, fam
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_one_end_is_done_and_the_other_goes_on(pair: Any, redirected: Daemon, first: str) -> None:
-    """A half-close from either side reaches the other, which may still send for as long as it likes."""
+def test_half_close(pair: Any, redirected: Daemon, first: str) -> None:
+    """A half-close by either side reaches the other side, which may go on sending."""
     client, server = pair()
     one, other = (client, server) if first == "client" else (server, client)
     one.sendall(b"that is all")
     one.shutdown(socket.SHUT_WR)
-    assert _reads_all(other)[0] == 11
+    assert _digest_of_all(other)[0] == 11
     for _ in range(3):
         other.sendall(b"more")
         assert one.recv(100) == b"more"
@@ -141,8 +141,8 @@ def test_one_end_is_done_and_the_other_goes_on(pair: Any, redirected: Daemon, fi
 
 
 @pytest.mark.parametrize("first", ["client", "server"])
-def test_a_reset_reaches_the_other_end(pair: Any, redirected: Daemon, first: str) -> None:
-    """Whoever resets, the other is reset as well; the log tells whose doing it was."""
+def test_reset_reaches_the_other_end(pair: Any, redirected: Daemon, first: str) -> None:
+    """A reset by either side resets the other side; the log names the side."""
     client, server = pair()
     client.sendall(b"x")
     assert server.recv(1) == b"x"
@@ -155,8 +155,8 @@ def test_a_reset_reaches_the_other_end(pair: Any, redirected: Daemon, first: str
 
 
 @pytest.mark.parametrize("slow", ["client", "server"])
-def test_an_end_that_does_not_read_costs_a_buffer(pair: Any, redirected: Daemon, slow: str) -> None:
-    """What the other sends is not taken then: the daemon keeps little of it, and all arrives in the end."""
+def test_end_that_does_not_read(pair: Any, redirected: Daemon, slow: str) -> None:
+    """The daemon stops reading from the other end and keeps little; all data arrive in the end."""
     client, server = pair()
     one, other = (client, server) if slow == "client" else (server, client)
     before = redirected.memory()
@@ -169,16 +169,16 @@ def test_an_end_that_does_not_read_costs_a_buffer(pair: Any, redirected: Daemon,
             quiet_since = time.monotonic()
         except BlockingIOError:
             time.sleep(0.01)
-    # The kernels' buffers of both connections hold some megabytes.
+    # The buffers of the kernel for both connections hold some megabytes.
     assert sent < 50 * MEGABYTE
     assert redirected.memory() - before < 4 * MEGABYTE
     other.setblocking(True)
     other.shutdown(socket.SHUT_WR)
-    assert _reads_all(one)[0] == sent
+    assert _digest_of_all(one)[0] == sent
 
 
-def test_a_server_that_does_not_listen(redirected: Daemon, listener: socket.socket) -> None:
-    """The client is closed, the log says why, and the next client is tried anew."""
+def test_server_that_does_not_listen(redirected: Daemon, listener: socket.socket) -> None:
+    """The client is closed, the log has the reason, and the daemon connects again for the next client."""
     address = listener.getsockname()
     listener.close()
     for count in (1, 2):
@@ -196,10 +196,10 @@ def test_a_server_that_does_not_listen(redirected: Daemon, listener: socket.sock
         assert server.recv(1) == b"x"
 
 
-def test_a_server_that_does_not_accept(start: Callable[..., Daemon]) -> None:
+def test_server_that_does_not_accept(start: Callable[..., Daemon]) -> None:
     """After connect_timeout the client is closed."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as stack:
-        # Until the queue is full, and the kernel answers no more.
+        # Until the queue is full, and the kernel does not answer any more.
         for _ in range(3):
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
@@ -213,8 +213,8 @@ def test_a_server_that_does_not_accept(start: Callable[..., Daemon]) -> None:
         assert fail["reason"] == f"can't connect to 127.0.0.1:{port}: it does not answer"
 
 
-def test_a_name_that_nobody_knows(start: Callable[..., Daemon]) -> None:
-    """It is looked up for each connection; not to be found is a reason to fail, not to die."""
+def test_unknown_host_name(start: Callable[..., Daemon]) -> None:
+    """The name is looked up for each connection; if it is not found the connection fails."""
     daemon = start("to 0/tcp4 bind=127.0.0.1 redirect=no-such-host.invalid:9\n")
     assert exchange(daemon.connect("to/tcp4")) == b""
     (fail,) = daemon.wait_event("fail", "to/tcp4")
@@ -222,7 +222,7 @@ def test_a_name_that_nobody_knows(start: Callable[..., Daemon]) -> None:
 
 
 @pytest.mark.load
-def test_no_descriptor_stays_behind(pair: Any, redirected: Daemon) -> None:
+def test_no_descriptor_leaks(pair: Any, redirected: Daemon) -> None:
     """Both connections of each client are closed, whatever ended them."""
     before = 0
     for number in range(21):
@@ -245,8 +245,8 @@ def test_no_descriptor_stays_behind(pair: Any, redirected: Daemon) -> None:
     assert redirected.descriptors() <= before
 
 
-def test_a_factory_of_the_users_own(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """It is served like a built-in: counted, limited, logged."""
+def test_factory_of_a_user(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """It is served like a built-in service: its connections are counted and logged."""
     (tmp_path / "shouts.py").write_text(
         "from twisted.internet.protocol import Factory, Protocol\n"
         "class Shout(Protocol):\n"
@@ -261,7 +261,7 @@ def test_a_factory_of_the_users_own(start: Callable[..., Daemon], tmp_path: Path
     daemon = start("shout 0/tcp4 bind=127.0.0.1 factory=shouts:make description=!\n", env=_with_modules_of(tmp_path))
     with daemon.connect("shout/tcp4") as client:
         client.sendall(b"hey")
-        assert _reads_all(client)[0] == 4
+        assert _digest_of_all(client)[0] == 4
     (end,) = daemon.wait_event("end", "shout/tcp4")
     assert (end["in"], end["out"], end["reason"]) == ("3", "4", "done")
     assert any("runs=shouts:make" in line for line in daemon.lines)
@@ -271,8 +271,8 @@ def _with_modules_of(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(svcd.__file__).parent.parent)])}
 
 
-def test_a_factory_that_can_not_be_made(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """The daemon does not start, and says why in one line."""
+def test_factory_that_raises(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The daemon does not start, and the reason is a single line."""
     (tmp_path / "broken.py").write_text("def make():\n    return 1 / 0\n")
     daemon = start(
         "x 0/tcp4 bind=127.0.0.1 factory=broken:make\n",

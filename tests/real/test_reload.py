@@ -1,4 +1,4 @@
-"""A daemon that changes while it serves: nobody is refused, reset or served short."""
+"""Reloads of a daemon that serves: no client is refused, reset or gets a partial answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REACTORS = ["uv", "epoll"]
 
 
 def _reload(daemon: Daemon, text: str, *, event: str = "reload") -> str:
-    """Let the daemon reload another text; returns the line that says what came of it."""
+    """Reload the daemon with a text and return the line of the result."""
     before = len([line for line in daemon.lines if f" {event} " in line])
     daemon.file.write_text(text)
     daemon.process.send_signal(signal.SIGHUP)
@@ -42,8 +42,8 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_services_come_go_and_change(start: Callable[..., Daemon], reactor: str) -> None:
-    """New ones are served, removed ones are closed, changed ones have the new options for new connections."""
+def test_services_are_added_removed_and_changed(start: Callable[..., Daemon], reactor: str) -> None:
+    """New services listen, removed ones do not, changed ones have the new options for new connections."""
     text = "@defaults bind=127.0.0.1\nkeep 0/tcp echo\ngone 0/tcp echo\nother 0/tcp echo\n"
     daemon = start(text, twistd_arguments=["--reactor", reactor])
     keep, gone, other = (_port(daemon, f"{name}/tcp") for name in ("keep", "gone", "other"))
@@ -56,11 +56,11 @@ def test_services_come_go_and_change(start: Callable[..., Daemon], reactor: str)
         assert b"20" in exchange(daemon.connect("fresh/tcp"))
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", gone), PATIENCE)
-        # Who came before goes on.
+        # The open connection goes on.
         assert exchange(old, b"hello") == b"hello"
 
 
-#: Mistakes that a services file may have, each with what the log says of it. {folder} is the daemon's folder.
+#: Errors in a services file, each with a text of its log line. {folder} is the directory of the daemon.
 MISTAKES = {
     "ecoh 0/tcp": "did you mean 'echo'?",
     "x 0/tcp": "no handler for 'x'",
@@ -81,8 +81,8 @@ MISTAKES = {
     "@include services": "includes itself",
     "@inclde x": "unknown directive '@inclde'",
 }
-#: What the machine may lack for a service, each with what the log says of it. {taken} is a port that is in use;
-#: garbage.pem in {folder} is no certificate.
+#: Services that can't be served, each with a text of its log line. {taken} is a port in use; garbage.pem in {folder}
+#: is no certificate.
 FAULTS = {
     "x 0/tcp server=/no/such/program": "can't run /no/such/program",
     "x 0/tcp server=/bin/cat user=no_such_user": "no user 'no_such_user'",
@@ -105,19 +105,19 @@ FAULTS = {
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], reactor: str) -> None:
-    """Whatever is wrong with it, the log says so, and no client of 64 in closed loops notices anything."""
+def test_bad_file_changes_nothing(start: Callable[..., Daemon], reactor: str) -> None:
+    """Each error is in the log, and no client of 64 in closed loops is affected."""
     text = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\n"
     daemon = start(text, twistd_arguments=["--reactor", reactor])
     load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"), pause=0.01)
     with load.going_on():
-        said = partial(str.format, folder=daemon.folder)
+        filled = partial(str.format, folder=daemon.folder)
         for mistake, wanted in MISTAKES.items():
             before = len(daemon.lines)
-            _reload(daemon, f"{text}{said(mistake)}\n", event="reload-failed")
+            _reload(daemon, f"{text}{filled(mistake)}\n", event="reload-failed")
             problems = [fields(line)["text"] for line in daemon.lines[before:] if " problem " in line]
-            assert any(said(wanted) in problem for problem in problems), (mistake, problems)
-        # A file that can't be read: it is a folder, it is not there.
+            assert any(filled(wanted) in problem for problem in problems), (mistake, problems)
+        # Files that can't be read: a directory, and none.
         daemon.file.unlink()
         daemon.file.mkdir()
         for reason in ("Is a directory", "No such file or directory"):
@@ -135,8 +135,8 @@ def test_a_bad_file_changes_nothing(start: Callable[..., Daemon], reactor: str) 
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_fault_breaks_its_service_alone(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
-    """Whatever the machine lacks for a service, the log says so, and no client of the others notices anything."""
+def test_fault_breaks_only_its_service(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
+    """Each fault is in the log, and no client of the other services is affected."""
     (tmp_path / "ours.py").write_text("value = 3\n\ndef fails():\n    raise RuntimeError('no luck')\n")
     text = "@defaults bind=127.0.0.1\necho 0/tcp\nday 0/tcp daytime\n"
     env = {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{tmp_path}"}
@@ -144,30 +144,30 @@ def test_a_fault_breaks_its_service_alone(start: Callable[..., Daemon], tmp_path
     (daemon.folder / "garbage.pem").write_text("hello")
     load = Load(_port(daemon, "echo/tcp"), _port(daemon, "day/tcp"), pause=0.01)
     with socket.create_server(("127.0.0.1", 0)) as taken, load.going_on():
-        said = partial(str.format, folder=daemon.folder, taken=taken.getsockname()[1])
+        filled = partial(str.format, folder=daemon.folder, taken=taken.getsockname()[1])
         for count, (fault, wanted) in enumerate(FAULTS.items(), 1):
-            line = _reload(daemon, f"{text}{said(fault)}\nnew{count} 0/tcp echo\n")
+            line = _reload(daemon, f"{text}{filled(fault)}\nnew{count} 0/tcp echo\n")
             assert " broken=1 " in line
             broken = daemon.wait_for(lambda line: " broken service=x/" in line, count)[-1]
-            assert said(wanted) in fields(broken)["reason"], fault
+            assert filled(wanted) in fields(broken)["reason"], fault
             assert exchange(daemon.connect(f"new{count}/tcp"), b"a") == b"a"
-            # Without the line nothing is broken any more.
+            # Without the line no service is broken.
             assert " broken=0 " in _reload(daemon, text)
     assert load.wrong == []
     assert load.done > 100
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_an_address_may_become_wider_and_narrower(start: Callable[..., Daemon], reactor: str) -> None:
-    """The new socket is there before the old one goes, though they are in each other's way."""
-    daemon, texts, port = _at_a_port_of_its_own(start, reactor)
+def test_address_becomes_wider_and_narrower(start: Callable[..., Daemon], reactor: str) -> None:
+    """The new socket is opened before the old one is closed, though their addresses conflict."""
+    daemon, texts, port = _start_at_a_free_port(start, reactor)
     for number in range(4):
         assert "opened=1 closed=1" in _reload(daemon, texts[number % 2])
         assert exchange(socket.create_connection(("127.0.0.1", port), PATIENCE), b"x") == b"x"
 
 
-def _at_a_port_of_its_own(start: Callable[..., Daemon], reactor: str) -> tuple[Daemon, list[str], int]:
-    """A daemon at a narrow address whose port nobody has at any other: a client of somebody's may have got it."""
+def _start_at_a_free_port(start: Callable[..., Daemon], reactor: str) -> tuple[Daemon, list[str], int]:
+    """Start a daemon at a loopback address with a port that is free at all addresses, also as a client's port."""
     for _ in range(10):
         port = _free_port()
         texts = [f"echo {port}/tcp4 bind=127.0.0.1\n", f"echo {port}/tcp4\n"]
@@ -180,8 +180,8 @@ def _at_a_port_of_its_own(start: Callable[..., Daemon], reactor: str) -> tuple[D
     raise AssertionError("no port is free at all addresses")
 
 
-def test_a_spawned_service_gets_another_program(start: Callable[..., Daemon]) -> None:
-    """Connections that run go on with the old one, new ones have the new one, and the old launcher ends."""
+def test_reload_to_another_program(start: Callable[..., Daemon]) -> None:
+    """Open connections keep the old program, new ones get the new program, and the old launcher ends."""
     daemon = start("x 0/tcp bind=127.0.0.1 server=/bin/cat\n")
     port = _port(daemon, "x/tcp")
     old = socket.create_connection(("127.0.0.1", port), PATIENCE)
@@ -202,8 +202,8 @@ def test_a_spawned_service_gets_another_program(start: Callable[..., Daemon]) ->
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str) -> None:
-    """Under 64 clients in closed loops, no connection of a service that stays is refused, reset or short."""
+def test_fifty_reloads_under_load(start: Callable[..., Daemon], reactor: str) -> None:
+    """Under 64 clients in closed loops no connection of a service that stays is refused, reset or cut short."""
     common = "@defaults bind=127.0.0.1\n"
     one = common + "echo 0/tcp\nday 0/tcp daytime\nbrief 0/tcp discard\ncat 0/tcp server=/bin/cat\n"
     two = common + "day 0/tcp daytime utc=yes backlog=300\necho 0/tcp keepalive=yes resolve=no shutdown_timeout=3s\n"
@@ -217,8 +217,8 @@ def test_nobody_notices_fifty_reloads(start: Callable[..., Daemon], reactor: str
     assert load.done > 100
 
 
-def test_the_only_service_is_slow_to_import(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The daemon starts all the same, and serves it when its module is there."""
+def test_slow_import_of_the_only_service(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The daemon starts nevertheless, and serves it after the import of its module."""
     (open_folder / "slow.py").write_text(
         "import time\nfrom twisted.internet.protocol import Factory\nfrom twisted.protocols.wire import Echo\n"
         "time.sleep(2.5)\n\n\ndef make():\n    return Factory.forProtocol(Echo)\n"

@@ -158,11 +158,11 @@ def test_other_clients_are_answered(
             time.sleep(0.2)
             for each in attacked:
                 each.go_on()
-        # A whole large file, too.
+        # Also a large file.
         assert all(size > SIZE for size in threads.map(_Attacked.large, attacked))
     for each in attacked:
         assert each.watch.wrong == [], each.kind
-        # They take far less. What they must not do is wait for the slow ones.
+        # They take far less; the bound excludes that they wait for the slow clients.
         assert max(each.watch.worst.values()) < 10, (each.kind, each.watch.worst)
         assert each.daemon.stop() == 0
 

@@ -1,4 +1,4 @@
-"""Kinds of sockets in a running daemon: abstract ones, Multipath TCP, sized buffers; over reload and upgrade, too."""
+"""Abstract sockets, Multipath TCP and buffer sizes in a running daemon, also over reload and upgrade."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _svcctl(path: Path, *words: str) -> dict[str, object]:
 
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_abstract_sockets_serve(start: Callable[..., Daemon], reactor: str, tmp_path: Path) -> None:
-    """Built-ins, programs and wait=yes, streams and datagrams; they stay over a reload and are gone with the daemon."""
+    """They serve built-in services, programs and wait=yes, streams and datagrams, over a reload, until the stop."""
     name = f"@svcd-test/{os.getpid()}/{tmp_path.name}"
     lines = [f"up {name}/up/unix upper", f"log {name}/log/unixgram echo", f"cat {name}/cat/unix server=/bin/cat"]
     lines.append(f"web {name}/web/unix http")
@@ -82,8 +82,8 @@ def test_abstract_sockets_serve(start: Callable[..., Daemon], reactor: str, tmp_
         _dial(f"{name}/up")
 
 
-def test_an_abstract_socket_is_handed_over(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """An upgrade gives it to the next daemon, which serves it; so it is with buffers of a size and Multipath TCP."""
+def test_upgrade_hands_over_special_sockets(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The new daemon serves abstract sockets, sockets with buffer sizes and with Multipath TCP."""
     name = f"@svcd-test/{os.getpid()}/{open_folder.name}"
     multipath = " mptcp=yes" if Host().has_mptcp() else ""
     text = f"up {name}/unix upper\necho 0/tcp bind=127.0.0.1 rcvbuf=16K{multipath}\n"
@@ -103,7 +103,7 @@ def test_an_abstract_socket_is_handed_over(start: Callable[..., Daemon], open_fo
 
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_clients_of_multipath_tcp_and_others(start: Callable[..., Daemon], reactor: str) -> None:
-    """Both are served by one socket, by built-ins and programs; a reload turns it on and off under clients."""
+    """One socket serves both, for built-in services and programs; a reload turns mptcp= on and off."""
     if not Host().has_mptcp():
         pytest.skip("this kernel has no Multipath TCP")
     with socket.socket() as probe:
@@ -131,8 +131,8 @@ def test_clients_of_multipath_tcp_and_others(start: Callable[..., Daemon], react
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_buffers_of_a_size(start: Callable[..., Daemon], reactor: str) -> None:
-    """A client that does not read makes the kernel keep no more than that, and the service wait."""
+def test_buffer_sizes(start: Callable[..., Daemon], reactor: str) -> None:
+    """For a client that does not read the kernel keeps no more than the buffer, and the service waits."""
     daemon = start(
         "@defaults bind=127.0.0.1\nsmall 0/tcp chargen sndbuf=8K\nask 0/udp echo rcvbuf=64K sndbuf=64K\n",
         twistd_arguments=["--reactor", reactor],
