@@ -1,4 +1,4 @@
-"""What a handler's process has, compared with what is promised: descriptors, environment, identity, limits."""
+"""The process of a handler: descriptors, environment, identity, limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def look(daemon: Daemon, service: str = "cat/tcp", family: int = socket.AF_INET) -> tuple[Process, socket.socket]:
-    """A handler that waits for its client, and the client."""
+    """Start a daemon with a handler that waits for its client; return the handler and the client."""
     client = daemon.connect(service, family)
     client.sendall(b"?")
     assert client.recv(1) == b"?"
@@ -35,7 +35,7 @@ def look(daemon: Daemon, service: str = "cat/tcp", family: int = socket.AF_INET)
 
 
 def connection_variables(client: socket.socket) -> dict[str, str]:
-    """Return the variables that a TCP handler has for the only client."""
+    """Return the variables of a TCP handler for the only client."""
     (host, port), (local_host, local_port) = client.getsockname()[:2], client.getpeername()[:2]
     return {
         "PROTO": "TCP",
@@ -50,12 +50,12 @@ def connection_variables(client: socket.socket) -> dict[str, str]:
     }
 
 
-#: Signals 32 and 33 are the C library's own: its posix_spawn(3) leaves them ignored, and lets nobody ask for them.
+#: Signals 32 and 33 belong to the C library: its posix_spawn(3) leaves them ignored, and they can't be reset.
 _OF_LIBC = 3 << 31
 
 
 def signals(child: Process) -> set[int]:
-    """All that a process blocks, ignores, catches or has not taken yet."""
+    """Return the blocked, ignored, caught and pending signals of a process."""
     found = {name: int(child.status(name), 16) for name in ("SigBlk", "SigIgn", "SigCgt", "SigPnd", "ShdPnd")}
     found["SigIgn"] &= ~_OF_LIBC
     return set(found.values())
@@ -66,7 +66,7 @@ def _other_limits() -> None:
 
 
 def check_plain(daemon: Daemon) -> None:
-    """A handler that was given nothing special has nothing special."""
+    """Check that a handler without options has default attributes."""
     child, client = look(daemon)
     with client:
         sockets = child.descriptors()
@@ -80,7 +80,7 @@ def check_plain(daemon: Daemon) -> None:
         assert child.status("Umask") == "0022"
         assert child.status("NoNewPrivs") == "0"
         assert signals(child) == {0}
-        # The daemon raised its own.
+        # The daemon has raised its own limit.
         assert child.limits()["open files"] == ("300", "3000")
         others = Process(daemon.process.pid).limits()
         assert {**child.limits(), "open files": ()} == {**others, "open files": ()}
@@ -90,21 +90,21 @@ def check_plain(daemon: Daemon) -> None:
 
 
 SERVICES = f"cat 0/tcp bind=127.0.0.1 server={CAT}\n"
-# Descriptors that programs inherit by mistake, and variables that steer an interpreter.
+# Descriptors that programs inherit by mistake, and variables that change an interpreter.
 HOSTILE = {"LD_LIBRARY_PATH": "/tmp", "PYTHONSTARTUP": "/tmp/x", "SECRET": "of the daemon", "LC_ALL": "C"}
 
 
 def _hostile() -> None:
     _other_limits()
-    # What a careless parent leaves behind.
+    # Signals as a careless parent leaves them.
     ignore_and_block()
     os.umask(0o002)
 
 
 @pytest.mark.parametrize("program", [CAT, "rlimit"])
-def test_child_of_root_or_whoever(start: Callable[..., Daemon], program: str) -> None:
-    """As root or not, however the daemon was started: a handler has its socket and the documented environment."""
-    # With stderr=client and a limit of its own the program is started in the other of two ways.
+def test_child_of_a_daemon_with_signals_and_descriptors(start: Callable[..., Daemon], program: str) -> None:
+    """Whatever the daemon inherits, a handler has only its socket and the documented environment, as root or not."""
+    # With stderr=client and a limit of descriptors the program is started by fork and exec, not by posix_spawn.
     services = SERVICES if program == CAT else SERVICES.replace("\n", " rlimit_cpu=100\n")
     reading, writing = os.pipe()
     try:
@@ -120,7 +120,7 @@ def test_child_of_root_or_whoever(start: Callable[..., Daemon], program: str) ->
             assert child.limits()["cpu time"] == ("100", "100")
             assert list(child.descriptors()) == [0, 1, 2]
             assert signals(child) == {0}
-            # What is started in this way has the C library's own as by default, too.
+            # A program that is started this way has the signals of the C library by default, too.
             assert int(child.status("SigIgn"), 16) == 0
             assert child.session == child.pid
             assert child.environment() == {"PATH": PATH, "SVCD_SERVICE": "cat"} | connection_variables(client)
@@ -128,7 +128,7 @@ def test_child_of_root_or_whoever(start: Callable[..., Daemon], program: str) ->
 
 
 def test_child_of_an_ordinary_user(ordinary: Callable[..., Daemon]) -> None:
-    """The same, with a daemon that is an ordinary user's."""
+    """The same holds for a daemon of an ordinary user."""
     daemon = ordinary(SERVICES, preexec_fn=_hostile, env=HOSTILE)
     check_plain(daemon)
     assert daemon.stop() == 0
@@ -149,7 +149,7 @@ WAYS = {"cat": "", "fds": "listen_fds=yes", "logged": "stderr=log", "counted": "
 
 
 def test_limits_and_options(ordinary: Callable[..., Daemon]) -> None:
-    """Each rlimit_*, nice, umask, cwd and no_new_privs is what the child has, however it is started."""
+    """The child has the values of rlimit_*, nice, umask, cwd and no_new_privs, however it is started."""
     words = " ".join(f"{name}={text}" for name, (_, _, text) in ALL.items())
     words += " nice=3 umask=077 cwd=/usr no_new_privs=yes"
     daemon = ordinary("".join(f"{name} 0/tcp bind=127.0.0.1 server={CAT} {words} {WAYS[name]}\n" for name in WAYS))
@@ -174,7 +174,7 @@ def test_limits_and_options(ordinary: Callable[..., Daemon]) -> None:
 
 
 def test_limits_that_are_none(start: Callable[..., Daemon], as_root: None) -> None:  # noqa: ARG001
-    """A limit of none is no limit, or for open files as many as the daemon may have."""
+    """A limit of none is no limit, or for open files the hard limit of the daemon."""
     daemon = start(
         f"cat 0/tcp bind=127.0.0.1 server={CAT} rlimit_nofile=none rlimit_core=none rlimit_stack=none\n",
         preexec_fn=_other_limits,
@@ -192,7 +192,7 @@ WHO = [("", "gid", ""), ("group=daemon", "1", ""), ("groups=yes", "gid", "all"),
 
 @pytest.mark.usefixtures("as_root")
 def test_identity(start: Callable[..., Daemon]) -> None:
-    """With user= the child has that user's name, its group or the one of group=, and its groups only if asked for."""
+    """With user= the child has that user, its group or that of group=, and its groups only with groups=yes."""
     entry = pwd.getpwnam("nobody")
     lines = [f"s{row} 0/tcp bind=127.0.0.1 server={CAT} user=nobody {who[0]}\n" for row, who in enumerate(WHO)]
     daemon = start("".join(lines))
@@ -209,19 +209,19 @@ def test_identity(start: Callable[..., Daemon]) -> None:
             of_user = {"USER": "nobody", "LOGNAME": "nobody", "HOME": entry.pw_dir, "SHELL": entry.pw_shell}
             common = {"PATH": PATH, "SVCD_SERVICE": f"s{row}"}
             assert child.environment() == common | of_user | connection_variables(client)
-        # The launcher is that user already.
+        # The launcher already runs as that user.
         assert Process(daemon.launcher(f"s{row}/tcp")).status("Uid") == ids(entry.pw_uid)
     assert daemon.stop() == 0
 
 
 def ids(number: int) -> str:
-    """A line of ids of a process that has one only."""
+    """Return a line of ids of a process with the same id four times."""
     return "\t".join([str(number)] * 4)
 
 
 @pytest.mark.usefixtures("as_root")
 def test_root_folder(start: Callable[..., Daemon], open_folder: Path, program: Callable[[str], str]) -> None:
-    """With chroot= the program is the one inside, and its root and working directory are inside, too."""
+    """With chroot= the program, its root and its working directory are inside."""
     root = open_folder / "root"
     (root / "bin").mkdir(parents=True)
     (root / "work").mkdir()
@@ -244,7 +244,7 @@ def test_root_folder(start: Callable[..., Daemon], open_folder: Path, program: C
 
 
 def test_chosen_environment(start: Callable[..., Daemon]) -> None:
-    """env= adds and overrides, passenv= passes what the daemon has, argv0= is the program's name."""
+    """env= adds and overrides variables, passenv= passes those of the daemon, argv0= sets the program's name."""
     daemon = start(
         f"cat 0/tcp bind=127.0.0.1 server={CAT} env='A=1 PATH=/bin' passenv=GIVEN,MISSING argv0=kitten\n",
         env={"GIVEN": "yes, given"},
@@ -258,7 +258,7 @@ def test_chosen_environment(start: Callable[..., Daemon]) -> None:
 
 
 def test_names_and_other_addresses(start: Callable[..., Daemon], has_ipv6: bool) -> None:
-    """A handler gets its client's name with resolve=yes, an IPv6 address unchanged, and a mapped one as IPv4."""
+    """A handler gets the client's name with resolve=yes, an IPv6 address unchanged, and a mapped address as IPv4."""
     services = SERVICES + f"named 0/tcp bind=127.0.0.1 server={CAT} resolve=yes\n"
     if has_ipv6:
         services += f"six 0/tcp bind=::1 server={CAT}\nboth 0/tcp6 bind=:: v6only=no server={CAT}\n"
@@ -281,7 +281,7 @@ def test_names_and_other_addresses(start: Callable[..., Daemon], has_ipv6: bool)
 
 
 def test_unix_client(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A handler at a UNIX socket gets its client's process, user and group."""
+    """A handler at a UNIX socket gets the pid, user and group of the client."""
     daemon = start(f"cat {open_folder}/s/unix server={CAT}\n")
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE)

@@ -1,4 +1,4 @@
-"""Handlers that close their connection and go on: the client sees its end, whichever process had it open."""
+"""Handlers that close their connection and go on: the client sees the end, whichever process has the socket open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.real.daemon import Daemon
 
 CLOSES = "echo $$; exec 0<&- 1>&- 2>&-; exec sleep 1000"
-# A child goes on with the connection, for a line.
+# A child goes on with the connection, for one line.
 LEAVES = "echo $$; exec 3<&0; (read line <&3; echo $line) & exec 0<&- 1>&- 2>&- 3<&-; sleep 1000; :"
 MODULE = """
 import os, time
@@ -31,7 +31,7 @@ def serve(sock, address):
     sock.close()
     time.sleep(1000)
 """
-#: How a handler is run, and what its end line then says of the bytes.
+#: Options of a handler, and the bytes in its end line.
 WAYS = {
     "plain": ("", ("-", "-")),
     "counted": ("log_on_success=PID,EXIT,TRAFFIC", ("0", "{out}")),
@@ -42,7 +42,7 @@ WAYS = {
 
 @pytest.fixture
 def folder(open_folder: Path) -> Path:
-    """Programs, a module, and a certificate."""
+    """Return a directory with programs, a module and a certificate."""
     (open_folder / "closes").write_text(CLOSES)
     (open_folder / "leaves").write_text(LEAVES)
     (open_folder / "closing.py").write_text(MODULE)
@@ -52,7 +52,7 @@ def folder(open_folder: Path) -> Path:
 
 
 def _end_of(client: socket.socket) -> Process:
-    """Return the process that has sent its pid and closed the connection, which is observed while it runs."""
+    """Return the process that sent its pid and closed the connection; the client sees the end while it runs."""
     with client, client.makefile() as lines:
         process = Process(int(lines.readline()))
         assert lines.read() == ""
@@ -62,8 +62,8 @@ def _end_of(client: socket.socket) -> Process:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_program_that_closes_its_connection(start: Callable[..., Daemon], folder: Path, way: str) -> None:
-    """The client sees the end while the program lives on; its bytes are those until then."""
+def test_program_that_closes_its_connection(start: Callable[..., Daemon], folder: Path, way: str) -> None:
+    """The client sees the end while the program goes on; the bytes until then are counted."""
     options, (received, sent) = WAYS[way]
     daemon = start(f'it 0/tcp bind=127.0.0.1 server="/bin/sh {folder}/closes" {options}\n')
     process = _end_of(daemon.connect("it/tcp"))
@@ -74,8 +74,8 @@ def test_a_program_that_closes_its_connection(start: Callable[..., Daemon], fold
     assert daemon.stop() == 0
 
 
-def test_a_local_connection_that_is_closed(start: Callable[..., Daemon], folder: Path) -> None:
-    """At a UNIX socket there is nothing to count, and no copy to be kept."""
+def test_local_connection_that_is_closed(start: Callable[..., Daemon], folder: Path) -> None:
+    """At a UNIX socket no bytes are counted, so no copy of the socket is kept."""
     daemon = start(f'it {folder}/s/unix server="/bin/sh {folder}/closes" log_on_success=PID,TRAFFIC\n')
     _end_of(daemon.connect("it/unix", socket.AF_UNIX))
     (end,) = daemon.wait_event("end", "it/unix")
@@ -84,8 +84,8 @@ def test_a_local_connection_that_is_closed(start: Callable[..., Daemon], folder:
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_a_connection_with_tls_that_is_closed(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
-    """The daemon has the client's connection then, and ends it when the program has closed its end of the pair."""
+def test_tls_connection_that_is_closed(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
+    """The daemon ends the connection of the client when the program has closed its end of the socket pair."""
     options = f"tls_cert={folder}/server log_on_success=PID,TRAFFIC,EXIT"
     services = f'it 0/tcp bind=127.0.0.1 server="/bin/sh {folder}/closes" {options}\n'
     daemon = start(services, twistd_arguments=["--reactor", reactor])
@@ -96,19 +96,19 @@ def test_a_connection_with_tls_that_is_closed(start: Callable[..., Daemon], fold
 
 
 @pytest.mark.parametrize("model", ["process", "thread"])
-def test_a_python_handler_that_closes_its_connection(start: Callable[..., Daemon], folder: Path, model: str) -> None:
-    """Its bytes are those until then."""
+def test_python_handler_that_closes_its_connection(start: Callable[..., Daemon], folder: Path, model: str) -> None:
+    """The bytes until then are counted."""
     options = f"model={model} log_on_success=PID,TRAFFIC shutdown_timeout=0.1"
     daemon = start(f"it 0/tcp bind=127.0.0.1 python=closing:serve python_path={folder} {options}\n")
     process = _end_of(daemon.connect("it/tcp"))
     (end,) = daemon.wait_event("end", "it/tcp")
-    # A thread goes on, and its launcher was killed with it.
+    # A thread goes on; the test has killed its launcher with it.
     counts = ("0", str(len(str(process.pid)) + 1)) if model == "process" else ("-1", "-1")
     assert (end["in"], end["out"]) == counts
     assert daemon.stop() == 0
 
 
-#: It imports nothing: Python itself may be where only root can read it.
+#: Without imports: only root may be able to read the library of Python.
 ECHO = """
 def serve(sock, address):
     with sock.makefile("rb") as lines:
@@ -117,8 +117,8 @@ def serve(sock, address):
 
 
 @pytest.mark.parametrize(("model", "user"), [("process", ""), ("process", "nobody"), ("thread", "")])
-def test_the_bytes_of_python_handlers(start: Callable[..., Daemon], folder: Path, model: str, user: str) -> None:
-    """All of them, also where a launcher that has given up root can't look into its handlers."""
+def test_bytes_of_python_handlers(start: Callable[..., Daemon], folder: Path, model: str, user: str) -> None:
+    """All bytes are counted, also if a launcher without root can't read /proc of its handlers."""
     if user and os.geteuid():
         pytest.skip("needs root")
     (folder / "echoes.py").write_text(ECHO)
@@ -133,15 +133,15 @@ def test_the_bytes_of_python_handlers(start: Callable[..., Daemon], folder: Path
     assert daemon.stop() == 0
 
 
-def test_the_bytes_of_a_python_handler_that_is_killed(start: Callable[..., Daemon], folder: Path) -> None:
-    """What it has received and sent until then."""
+def test_bytes_of_a_killed_python_handler(start: Callable[..., Daemon], folder: Path) -> None:
+    """The bytes that it received and sent until then are counted."""
     (folder / "stays.py").write_text(MODULE.replace("sock.close()", "sock.recv(9); sock.sendall(b'taken\\n')"))
     options = f"python_path={folder} log_on_success=PID,TRAFFIC"
     daemon = start(f"it 0/tcp bind=127.0.0.1 python=stays:serve {options}\n")
     with daemon.connect("it/tcp") as client, client.makefile("rb") as lines:
         line = lines.readline()
         client.sendall(b"x")
-        # It is read before the signal comes: a socket that is closed with bytes unread resets its connection.
+        # The data is read before the signal: a socket that is closed with unread data resets its connection.
         assert lines.readline() == b"taken\n"
         os.kill(int(line), signal.SIGKILL)
         assert lines.read() == b""
@@ -150,13 +150,13 @@ def test_the_bytes_of_a_python_handler_that_is_killed(start: Callable[..., Daemo
     assert daemon.stop() == 0
 
 
-def test_a_child_that_goes_on_with_the_connection(start: Callable[..., Daemon], folder: Path) -> None:
+def test_child_that_keeps_the_connection(start: Callable[..., Daemon], folder: Path) -> None:
     """The connection and its count last as long as a descendant of the program has it."""
     options = "log_on_success=PID,TRAFFIC"
     daemon = start(f'it 0/tcp bind=127.0.0.1 server="/bin/sh {folder}/leaves" {options}\n')
     with daemon.connect("it/tcp") as client, client.makefile() as lines:
         process = Process(int(lines.readline()))
-        # Longer than it takes until nobody would have it.
+        # Longer than the daemon needs to notice that no process has the connection.
         client.settimeout(0.5)
         with pytest.raises(TimeoutError):
             client.recv(1)

@@ -1,4 +1,4 @@
-"""Two thousand handlers at once, and what is left when they are gone."""
+"""Two thousand handlers at once, and no leaks after them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MANY = 2000
 
 @pytest.fixture
 def many() -> Iterator[int]:
-    """How many handlers the machine bears; the test's own side has room for their clients."""
+    """Return a number of handlers within the limits of the machine; the soft limit of descriptors is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     processes, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     count = MANY
@@ -39,7 +39,7 @@ def many() -> Iterator[int]:
 
 
 def counts(daemon: Daemon) -> dict[str, int]:
-    """The descriptors of all that stays."""
+    """Return the numbers of open descriptors of daemon, zygote and launcher."""
     launcher = daemon.launcher("cat/tcp")
     processes = {"daemon": daemon.process.pid, "zygote": daemon.zygote(), "launcher": launcher}
     return {name: len(Process(pid).descriptors()) for name, pid in processes.items()}
@@ -48,9 +48,9 @@ def counts(daemon: Daemon) -> dict[str, int]:
 @pytest.mark.load
 @pytest.mark.parametrize("options", ["", "stderr=log log_on_success=PID,TRAFFIC"])
 def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options: str) -> None:
-    """They are there at once and each answers; then they are gone, and with them every descriptor and process."""
+    """All run at once and answer; after their end all their descriptors and processes are gone."""
     if options:
-        # Of these the launcher keeps a pipe and a copy of the socket.
+        # The launcher keeps a pipe and a copy of the socket of each.
         many //= 4
     daemon = start(f"cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none backlog=4096 {options}\n")
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
@@ -72,8 +72,8 @@ def test_two_thousand_handlers(start: Callable[..., Daemon], many: int, options:
 
 
 @pytest.mark.load
-def test_two_thousand_handlers_are_ended(start: Callable[..., Daemon], many: int) -> None:
-    """A daemon that is stopped in a hurry ends every one of them, though a socket holds no order for each."""
+def test_second_signal_ends_many_handlers(start: Callable[..., Daemon], many: int) -> None:
+    """A second SIGTERM ends all handlers, though the socket to the launcher has no room for an order for each."""
     many = min(many, 600)
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat instances=none backlog=4096 shutdown_timeout=1h\n")
     clients = idle_cats(daemon, many)
@@ -88,7 +88,7 @@ def test_two_thousand_handlers_are_ended(start: Callable[..., Daemon], many: int
     assert {(end["reason"], end["exit"]) for end in ends} == {("shutdown", "SIGTERM")}
 
 
-def test_a_launcher_without_descriptors(start: Callable[..., Daemon]) -> None:
+def test_launcher_without_descriptors(start: Callable[..., Daemon]) -> None:
     """A launcher without descriptors closes new connections and reports that; it serves again when it has some."""
     few = 100
 
@@ -96,7 +96,7 @@ def test_a_launcher_without_descriptors(start: Callable[..., Daemon]) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, few))
 
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log instances=none\n", preexec_fn=limit)
-    served, turned_away = [], 0
+    served, refused = [], 0
     for _ in range(few + 10):
         client = daemon.connect("cat/tcp")
         client.sendall(b"x")
@@ -108,21 +108,21 @@ def test_a_launcher_without_descriptors(start: Callable[..., Daemon]) -> None:
             served.append(client)
         else:
             client.close()
-            turned_away += 1
+            refused += 1
     assert 70 < len(served) < few
-    fails = daemon.wait_event("fail", "cat/tcp", turned_away)
+    fails = daemon.wait_event("fail", "cat/tcp", refused)
     assert {fail["reason"] for fail in fails} == {"can't start it: Too many open files"}
     launcher = daemon.launcher("cat/tcp")
     for client in served:
         assert exchange(client) == b""
-    daemon.wait_event("end", "cat/tcp", len(served) + turned_away)
+    daemon.wait_event("end", "cat/tcp", len(served) + refused)
     assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
     assert daemon.launcher("cat/tcp") == launcher
     assert daemon.stop() == 0
 
 
 def tasks_of(user: int) -> int:
-    """How many threads a user has on this machine."""
+    """Return the number of threads of a user on this machine."""
     count = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -133,7 +133,7 @@ def tasks_of(user: int) -> int:
     return count
 
 
-def test_no_more_processes(ordinary: Callable[..., Daemon]) -> None:
+def test_launcher_that_can_not_fork(ordinary: Callable[..., Daemon]) -> None:
     """A launcher that can't fork closes new connections and reports that; it serves again when it can fork."""
     user = os.geteuid() or 65534
 
@@ -167,8 +167,8 @@ def test_no_more_processes(ordinary: Callable[..., Daemon]) -> None:
 
 
 @pytest.mark.parametrize("way", ["", "rlimit_cpu=100"])
-def test_a_program_that_is_gone(start: Callable[..., Daemon], open_folder: Path, way: str) -> None:
-    """A program that was removed while the daemon runs closes the connection, with the reason in the log."""
+def test_program_that_is_removed(start: Callable[..., Daemon], open_folder: Path, way: str) -> None:
+    """If the program was removed while the daemon runs the connection is closed, and the log has the reason."""
     program = open_folder / "program"
     program.symlink_to("/bin/cat")
     daemon = start(f"cat 0/tcp bind=127.0.0.1 server={program} {way}\n")

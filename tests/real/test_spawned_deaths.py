@@ -1,4 +1,4 @@
-"""Handlers, launchers, the zygote and the daemon are killed in the middle of their work."""
+"""Handlers, launchers, the zygote and the daemon are killed while they work."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MANY = 100
 
 
 def idle_cats(daemon: Daemon, count: int = MANY, service: str = "cat/tcp") -> list[socket.socket]:
-    """So many clients whose handlers have answered once."""
-    # Looked up once: the log grows with each.
+    """Return clients whose handlers have answered once."""
+    # Looked up once, because the log grows with each client.
     address = ("127.0.0.1", daemon.port(service))
     clients = [socket.create_connection(address, PATIENCE) for _ in range(count)]
     for number, client in enumerate(clients):
@@ -32,8 +32,8 @@ def idle_cats(daemon: Daemon, count: int = MANY, service: str = "cat/tcp") -> li
     return clients
 
 
-class Coming:
-    """Clients that come one after the other while something happens; `answers` has what each got."""
+class ClientThread:
+    """A thread of clients that connect one after the other; `answers` has the answer of each."""
 
     def __init__(self, daemon: Daemon, service: str = "cat/tcp", count: int = MANY) -> None:
         self._daemon = daemon
@@ -55,13 +55,13 @@ class Coming:
                 self.some.set()
 
     def all(self) -> list[bytes]:
-        """What they got."""
+        """Stop the clients and return their answers."""
         self._thread.join()
         return self.answers
 
 
 def still_echo(clients: list[socket.socket]) -> None:
-    """Handlers that are there still answer, and end when their client has gone."""
+    """Check that the handlers answer, and close their clients."""
     for client in clients:
         client.sendall(b"still there")
     for client in clients:
@@ -70,7 +70,7 @@ def still_echo(clients: list[socket.socket]) -> None:
 
 
 def test_killed_handler(start: Callable[..., Daemon]) -> None:
-    """A killed handler ends that connection alone; its line has the signal, even one without a name."""
+    """A killed handler ends only that connection; the end line has the signal, also one without a name."""
     daemon = start(
         SERVICES + "real 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -40 $$'\"\n"
         "fault 0/tcp bind=127.0.0.1 server=\"/bin/sh -c 'kill -SEGV $$'\"\n"
@@ -95,10 +95,10 @@ def test_killed_handler(start: Callable[..., Daemon]) -> None:
 
 
 def test_killed_launcher(start: Callable[..., Daemon]) -> None:
-    """Without its launcher 100 handlers go on and their ends are logged; the next launcher serves new connections."""
+    """100 handlers go on without their launcher and their ends are logged; a new launcher serves new connections."""
     daemon = start(SERVICES)
     clients = idle_cats(daemon)
-    coming = Coming(daemon)
+    coming = ClientThread(daemon)
     coming.some.wait()
     launcher = daemon.launcher("cat/tcp")
     os.kill(launcher, signal.SIGKILL)
@@ -108,15 +108,15 @@ def test_killed_launcher(start: Callable[..., Daemon]) -> None:
     assert "retry=0.1" in lost
     still_echo(clients)
     ends = [(end["reason"], end["exit"]) for end in daemon.wait_event("end", "cat/tcp", 2 * MANY)]
-    # The exits that the launcher had not reported when it was killed are unknown: one, a few on a loaded machine.
+    # Exits that the killed launcher has not reported are unknown: one, a few on a loaded machine.
     assert ends.count(("done", "0")) >= 2 * MANY - 3
     assert set(ends) <= {("done", "0"), ("unknown", "-")}
     assert daemon.wait_event("end", "cat/tcp", 2 * MANY)[-1]["count"] == "0"
     assert daemon.stop() == 0
 
 
-def test_launcher_killed_again_and_again(start: Callable[..., Daemon]) -> None:
-    """A launcher that is lost many times is started again each time, later and later, and clients wait for it."""
+def test_launcher_killed_repeatedly(start: Callable[..., Daemon]) -> None:
+    """It is started again each time, after longer and longer delays, and clients wait for it."""
     daemon = start(SERVICES)
     for count in range(1, 4):
         assert exchange(daemon.connect("cat/tcp"), b"x") == b"x"
@@ -128,7 +128,7 @@ def test_launcher_killed_again_and_again(start: Callable[..., Daemon]) -> None:
 
 
 def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> None:
-    """A handler whose launcher was lost is ended in time like any other, also right after the loss."""
+    """Timeouts end a handler whose launcher was lost, also right after the loss."""
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat session_timeout=0.5\n")
     clients = idle_cats(daemon, 3)
     daemon.handlers("cat/tcp", 3)
@@ -138,7 +138,7 @@ def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> 
             assert client.recv(1) == b""
     ends = daemon.wait_event("end", "cat/tcp", 3)
     assert {(end["reason"], end["exit"]) for end in ends} == {("session", "SIGTERM")}
-    # And when the daemon stops while there is no launcher.
+    # Also when the daemon stops without a launcher.
     clients = idle_cats(daemon, 3)
     daemon.handlers("cat/tcp", 6)
     os.kill(daemon.launcher("cat/tcp", 2), signal.SIGKILL)
@@ -149,10 +149,10 @@ def test_handlers_of_a_lost_launcher_are_ended(start: Callable[..., Daemon]) -> 
 
 
 def test_killed_zygote(start: Callable[..., Daemon]) -> None:
-    """Without a zygote launchers go on; there is another soon, and a launcher that is lost after that has a next."""
+    """Launchers go on without a zygote; a new zygote is started, and replaces launchers that are lost later."""
     daemon = start(SERVICES)
     clients = idle_cats(daemon)
-    coming = Coming(daemon)
+    coming = ClientThread(daemon)
     coming.some.wait()
     os.kill(daemon.zygote(), signal.SIGKILL)
     assert coming.all() == [b"x"] * MANY
@@ -161,7 +161,7 @@ def test_killed_zygote(start: Callable[..., Daemon]) -> None:
     daemon.zygote(2)
     still_echo(clients[:50])
     assert {end["exit"] for end in daemon.wait_event("end", "cat/tcp", 150)} == {"0"}
-    # The handlers of the first zygote's launcher are nobody's that we hear of.
+    # No process reports the exits of the handlers of the first zygote's launcher.
     os.kill(daemon.launcher("cat/tcp"), signal.SIGKILL)
     unknown = daemon.wait_event("end", "cat/tcp", 200)[150:]
     assert {(end["reason"], end["exit"]) for end in unknown} == {("unknown", "-")}
@@ -170,12 +170,12 @@ def test_killed_zygote(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_zygote_lost_with_an_order(start: Callable[..., Daemon]) -> None:
-    """A client whose launcher the zygote did not live to start is served by the next."""
+def test_zygote_killed_with_an_order(start: Callable[..., Daemon]) -> None:
+    """If the zygote is killed before it starts a launcher, the launcher of the next zygote serves the client."""
     daemon = start(SERVICES)
     os.kill(daemon.zygote(), signal.SIGSTOP)
     client = daemon.connect("cat/tcp")
-    # Its order is on its way when the daemon answers the next in line.
+    # The order has been sent when the daemon answers the next client.
     wait_until(lambda: Process(daemon.process.pid).stat()[0] == "S", "the daemon rests")
     os.kill(daemon.zygote(), signal.SIGKILL)
     assert exchange(client, b"x") == b"x"
@@ -183,18 +183,18 @@ def test_zygote_lost_with_an_order(start: Callable[..., Daemon]) -> None:
 
 
 def test_killed_daemon(start: Callable[..., Daemon]) -> None:
-    """When the daemon is killed its launchers and zygote end; 100 handlers serve their clients to the end."""
+    """If the daemon is killed its launchers and zygote end; 100 handlers serve their clients to the end."""
     daemon = start(SERVICES + "logged 0/tcp bind=127.0.0.1 server=/bin/cat stderr=log\n")
     clients = idle_cats(daemon) + idle_cats(daemon, 5, "logged/tcp")
     pids = [*daemon.handlers("cat/tcp", MANY), *daemon.handlers("logged/tcp", 5), daemon.launcher("logged/tcp")]
     handlers = [Process(pid) for pid in pids]
-    coming = Coming(daemon)
+    coming = ClientThread(daemon)
     coming.some.wait()
     helpers = [Process(daemon.zygote()), Process(daemon.launcher("cat/tcp"))]
     daemon.process.kill()
     daemon.process.wait()
     all_gone(helpers)
-    # Who came after the end found nobody; nobody is left hanging.
+    # Later clients are refused; no client hangs.
     assert set(coming.all()) <= {b"x", b"", b"[Errno 111] Connection refused", b"[Errno 104] Connection reset by peer"}
     still_echo(clients)
     all_gone(handlers)

@@ -1,4 +1,4 @@
-"""How handlers are made to end: by their time, and by the end of the daemon."""
+"""The end of handlers: by timeouts, and by the stop of the daemon."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-# A family of three: each says its pid, and none minds SIGTERM.
+# Three generations: each prints its pid and ignores SIGTERM.
 STUBBORN = "trap '' TERM; echo $$; sh -c 'echo $$; sleep 1000 & echo $!; wait'; wait"
-# The parent goes by SIGTERM, its child doesn't mind.
+# SIGTERM ends the parent; its child ignores it.
 ORPHANED = "(trap '' TERM; sh -c 'echo $$; exec sleep 1000') & echo $$; wait"
-# And one that tidies up when its parent is gone.
+# A child that cleans up after the end of its parent.
 TIDY = (
     "sh -c 'trap \"sleep 0.3; echo tidy > tidied; exit\" TERM; echo $$; while :; do sleep 0.05; done' & echo $$; wait"
 )
 
 
 def scripts(folder: Path, options: str, **texts: str) -> str:
-    """Services that run these shell scripts."""
+    """Return services that run these shell scripts."""
     lines = []
     for name, text in texts.items():
         (folder / name).write_text(text)
@@ -36,7 +36,7 @@ def scripts(folder: Path, options: str, **texts: str) -> str:
 
 
 def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """After session_timeout the whole group gets SIGTERM, and SIGKILL when it does not end, its leader or any other."""
+    """After session_timeout the whole group gets SIGTERM, and SIGKILL if any process of it does not end."""
     daemon = start(
         scripts(open_folder, "session_timeout=0.3", stubborn=STUBBORN, orphaned=ORPHANED, tidy=TIDY),
         env={"LC_ALL": "C"},
@@ -47,7 +47,7 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
     for name, client in clients.items():
         with client, client.makefile() as lines:
             found[name] = [Process(int(lines.readline())) for _ in range(3 if name == "stubborn" else 2)]
-            # To the end, which is there when the last of them is gone.
+            # Up to the end of the data, which is the end of the last process.
             lines.read()
     all_gone([each for family in found.values() for each in family])
     assert time.monotonic() - begun > 2
@@ -55,13 +55,13 @@ def test_session_timeout_ends_the_group(start: Callable[..., Daemon], open_folde
     assert (stubborn["reason"], stubborn["exit"]) == ("session", "SIGKILL")
     (orphaned,) = daemon.wait_event("end", "orphaned/tcp")
     assert (orphaned["reason"], orphaned["exit"]) == ("session", "SIGTERM")
-    # There was time for it: the leader's end is not the group's.
+    # It had time to clean up: the end of the leader is not that of the group.
     assert (open_folder / "tidied").read_text() == "tidy\n"
     assert daemon.stop() == 0
 
 
-def everyone(daemon: Daemon) -> list[Process]:
-    """The daemon's processes: its zygote, and what that has started."""
+def all_processes(daemon: Daemon) -> list[Process]:
+    """Return the processes of the daemon: its zygote, and the descendants of the zygote."""
     found, todo = [], [daemon.zygote()]
     while todo:
         process = Process(todo.pop())
@@ -71,11 +71,11 @@ def everyone(daemon: Daemon) -> list[Process]:
 
 
 def test_stop_waits_for_handlers(start: Callable[..., Daemon]) -> None:
-    """The daemon that is stopped listens no more, lets handlers end by themselves, and leaves no process."""
+    """A stopped daemon does not listen, waits for its handlers, and leaves no process."""
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=30\n")
     clients = idle_cats(daemon, 3)
     daemon.handlers("cat/tcp", 3)
-    processes = everyone(daemon)
+    processes = all_processes(daemon)
     assert len(processes) == 5
     daemon.process.send_signal(signal.SIGTERM)
     daemon.wait_event("close", "cat/tcp")
@@ -89,13 +89,13 @@ def test_stop_waits_for_handlers(start: Callable[..., Daemon]) -> None:
     assert {(end["reason"], end["exit"]) for end in ends} == {("done", "0")}
 
 
-def test_stop_waits_no_longer_than_told(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """After shutdown_timeout handlers are ended, the stubborn as well."""
+def test_stop_ends_handlers_after_shutdown_timeout(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """After shutdown_timeout handlers are ended, also those that ignore SIGTERM."""
     services = scripts(open_folder, "shutdown_timeout=0.2", stubborn=STUBBORN)
     daemon = start(services + "cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=0.2\n")
     with idle_cats(daemon, 1)[0], daemon.connect("stubborn/tcp") as client, client.makefile() as lines:
         pids = [int(lines.readline()) for _ in range(3)]
-        processes = everyone(daemon)
+        processes = all_processes(daemon)
         assert set(pids) < {each.pid for each in processes}
         assert daemon.stop() == 0
         all_gone(processes)
@@ -105,13 +105,13 @@ def test_stop_waits_no_longer_than_told(start: Callable[..., Daemon], open_folde
     assert (end["reason"], end["exit"]) == ("shutdown", "SIGKILL")
 
 
-def test_a_second_signal_hurries(start: Callable[..., Daemon]) -> None:
-    """A second SIGTERM ends handlers that would have had more time."""
+def test_second_signal_ends_handlers(start: Callable[..., Daemon]) -> None:
+    """A second SIGTERM ends handlers before shutdown_timeout."""
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat shutdown_timeout=1h\n")
     with idle_cats(daemon, 1)[0]:
         daemon.process.send_signal(signal.SIGTERM)
         daemon.wait_event("close", "cat/tcp")
-        processes = everyone(daemon)
+        processes = all_processes(daemon)
         assert daemon.stop() == 0
         all_gone(processes)
     assert daemon.wait_event("end", "cat/tcp")[0]["reason"] == "shutdown"

@@ -1,4 +1,4 @@
-"""Launchers that end when they are idle, are started anew on demand, or break the protocol."""
+"""Launchers that end when idle, are restarted by a command, or break the protocol."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def stay(sock, address):
 
 @pytest.fixture
 def folder(open_folder: Path) -> Path:
-    """A folder with a module of Python handlers, `serve` and `stay`."""
+    """Return a directory with a module of Python handlers, `serve` and `stay`."""
     (open_folder / "handlers.py").write_text(HANDLER.format(version=1))
     return open_folder
 
 
 def python(folder: Path, options: str = "", name: str = "serve") -> str:
-    """Return the line of a service that runs one of them."""
+    """Return the line of a service that runs a function of the module."""
     return f"py 0/tcp bind=127.0.0.1 python=handlers:{name} python_path={folder} {options}\n"
 
 
@@ -166,7 +166,7 @@ def test_restart_of_a_launcher(start: Callable[..., Daemon], folder: Path) -> No
     assert before.alive
     assert exchange(old) == b""
     before.wait()
-    # Once more, and again and again while clients come.
+    # Several times while clients connect.
     for _ in range(3):
         clients = [daemon.connect("py/tcp") for _ in range(MANY_CLIENTS // 3)]
         controlled.ask("restart", "py/tcp")
@@ -176,7 +176,7 @@ def test_restart_of_a_launcher(start: Callable[..., Daemon], folder: Path) -> No
 
 
 def test_restart_that_fails(start: Callable[..., Daemon], folder: Path) -> None:
-    """The command prints why, and the old launcher serves on; a service without launcher is an error."""
+    """The command prints the reason, and the old launcher goes on; a service without a launcher is an error."""
     controlled = Controlled(start, folder, python(folder) + "echo 0/tcp bind=127.0.0.1\n")
     daemon = controlled.daemon
     assert exchange(daemon.connect("py/tcp"), b"a") == b"1:a"
@@ -255,7 +255,7 @@ def serve(sock, address):
 
 @pytest.mark.parametrize("kind", [b"started", b"said", b"empty"])
 def test_handler_that_forges_reports(start: Callable[..., Daemon], folder: Path, kind: bytes) -> None:
-    """Code in a launcher that uses its socket ends that launcher; the daemon has one line and no memory for it."""
+    """A handler that writes to the launcher's socket ends the launcher, with one line of the log and no memory growth."""
     (folder / "forger.py").write_text(FORGER)
     daemon = start(
         f"@defaults bind=127.0.0.1\nbad 0/tcp python=forger:serve python_path={folder} model=thread\n"
@@ -290,14 +290,14 @@ def test_zygote_that_is_killed_repeatedly(start: Callable[..., Daemon]) -> None:
             client = daemon.connect("cat/tcp")
     began = time.monotonic()
     assert exchange(client, b"x") == b"x"
-    # Nothing counts as a failure of the launcher.
+    # Nothing of this counts as a failure of the launcher.
     assert not daemon.wait_for(lambda line: " launcher " in line and " state=lost" in line, 0)
     assert time.monotonic() - began < PATIENCE / 2
     assert daemon.stop() == 0
 
 
 def test_abandoned_threads_are_bounded(start: Callable[..., Daemon], folder: Path) -> None:
-    """A launcher with many threads that can't be ended is replaced, and takes them with it."""
+    """A launcher with many threads that can't be ended is replaced, and ends with them."""
     (folder / "stuck.py").write_text(
         "import threading\ndef serve(sock, address):\n    sock.sendall(b'x')\n    threading.Event().wait()\n"
     )

@@ -1,4 +1,4 @@
-"""Log lines of handlers: their output, how they end, how many bytes they transfer."""
+"""Log lines of handlers: their output, exit statuses and byte counts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def shell(folder: Path, name: str, text: str, options: str = "") -> str:
-    """A service that runs a shell script."""
+    """Return a service that runs a shell script."""
     (folder / name).write_text(text)
     return f'{name} 0/tcp bind=127.0.0.1 server="/bin/sh {folder}/{name}" {options}\n'
 
 
 def test_standard_error(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """Standard error goes to the client unless it is to be logged; then each line is logged, with its connection."""
+    """Standard error goes to the client, or with stderr=log each line goes to the log with its connection."""
     lines = "read x; echo first $x >&2; read y; printf 'second %s\\n\\n  third\\r\\nrest' $x >&2; echo answer"
     daemon = start(shell(open_folder, "plain", lines) + shell(open_folder, "logged", lines, "stderr=log"))
     assert exchange(daemon.connect("plain/tcp"), b"1\n\n") == b"first 1\nsecond 1\n\n  third\r\nrestanswer\n"
@@ -47,8 +47,8 @@ def test_standard_error(start: Callable[..., Daemon], open_folder: Path) -> None
     assert daemon.stop() == 0
 
 
-def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A long line comes in pieces, bytes that are no text are escaped, and nothing of it breaks a line of the log."""
+def test_lines_that_are_no_text(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """A long line is split, bytes that are no text are escaped, and no output breaks a line of the log."""
     (open_folder / "junk.py").write_text(
         "import os\n"
         "os.write(2, b'x' * 10_000 + b'\\n')\n"
@@ -66,7 +66,7 @@ def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> Non
     assert max(map(len, texts)) < 4 * 32_768
     assert "\\xff" in "".join(texts)
     assert any("last" in text for text in texts)
-    # Every line of the log is one of ours.
+    # Each line of the log is a line of svcd.
     events = {line.split(" ")[1] for line in daemon.lines}
     assert events <= {"log", "zygote", "listen", "ready", "launcher", "accept", "output", "end"}
     assert not daemon.wait_for(lambda line: line.startswith("2026-01-01"), 0)
@@ -76,8 +76,8 @@ def test_what_is_no_text(start: Callable[..., Daemon], open_folder: Path) -> Non
 FLOOD = 100_000
 
 
-def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """100,000 lines cost neither the launcher nor the daemon memory, are all logged, and do not delay others."""
+def test_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """100,000 lines are all logged, do not grow launcher or daemon, and do not delay other services."""
     flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
     daemon = start(
         shell(open_folder, "flood", flood, "stderr=log stderr_rate=none") + "cat 0/tcp bind=127.0.0.1 server=/bin/cat\n"
@@ -98,8 +98,8 @@ def test_a_flood(start: Callable[..., Daemon], open_folder: Path) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """By default the log has a limited number of lines a second, and `dropped` lines count all others."""
+def test_dropped_lines(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """By default the lines per second are limited, and `dropped` lines count all others."""
     flood = f"i=0; while [ $i -lt {FLOOD} ]; do echo line $i; i=$((i+1)); done >&2"
     daemon = start(shell(open_folder, "flood", flood, "stderr=log"))
     client = daemon.connect("flood/tcp")
@@ -115,14 +115,14 @@ def test_a_flood_is_dropped(start: Callable[..., Daemon], open_folder: Path) -> 
     dropped = daemon.wait_event("dropped", "flood/tcp")
     assert {line["rule"] for line in dropped} == {"stderr_rate=100/s,64K/s"}
     said = [line for line in daemon.lines if " output " in line]
-    # A second's worth at once, and then as the time goes by.
+    # The lines of a second at once, and then at the rate.
     assert len(said) < FLOOD / 10
     assert not daemon.wait_for(lambda line: " state=lost " in line, 0)
     assert daemon.stop() == 0
 
 
-def test_a_line_without_an_end(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """50 MB of it cost neither the launcher nor the daemon memory."""
+def test_endless_line(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """A line of 50 MB does not grow launcher or daemon."""
     endless = "head -c 50000000 /dev/zero | tr '\\0' x >&2"
     daemon = start(shell(open_folder, "endless", endless, "stderr=log"))
     client = daemon.connect("endless/tcp")
@@ -157,7 +157,7 @@ def test_statuses_and_durations(start: Callable[..., Daemon], open_folder: Path)
     assert about == {"listen", "launcher", "close"}
 
 
-# How a handler may leave its connection, and what went through: from the client, and to it.
+# Ways in which a handler leaves its connection, and the bytes from the client and to it.
 TRAFFIC = {
     "cat": ("/bin/cat", b"x" * 100_000, 100_000, 100_000),
     "none": ("/bin/true", b"", 0, 0),
@@ -177,7 +177,7 @@ FIRST = SHUT.replace("while", "sock.recv(100)\nwhile 0 and")
 
 
 def test_traffic(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The bytes of a TCP connection are logged exactly, whichever side closed first."""
+    """The bytes of a TCP connection are logged exactly, whichever side closes first."""
     if Path(sys.executable).stat().st_size < 3_000_000:
         pytest.skip("this Python is no large file")
     (open_folder / "shut.py").write_text(SHUT)
@@ -189,7 +189,7 @@ def test_traffic(start: Callable[..., Daemon], open_folder: Path) -> None:
     )
     for name, (_, question, received, sent) in TRAFFIC.items():
         client = daemon.connect(f"{name}/tcp")
-        # Who sends much must read meanwhile.
+        # A client that sends much must read meanwhile.
         sender = threading.Thread(target=lambda c=client, q=question: (c.sendall(q), c.shutdown(socket.SHUT_WR)))
         with client:
             sender.start()
@@ -204,7 +204,7 @@ def test_traffic(start: Callable[..., Daemon], open_folder: Path) -> None:
 
 
 def test_traffic_of_a_client_that_resets(start: Callable[..., Daemon]) -> None:
-    """A client that resets its connection has sent what it has sent."""
+    """The bytes that a client has sent before it resets its connection are counted."""
     daemon = start("cat 0/tcp bind=127.0.0.1 server=/bin/cat log_on_success=TRAFFIC\n")
     with daemon.connect("cat/tcp") as client:
         client.sendall(b"12345")

@@ -74,13 +74,13 @@ def stay(sock, address):
         time.sleep(1000)
 """
 
-#: Of a handler in a process the log knows how it ended, and so for one in a thread.
+#: Exit statuses in the log, of handlers in processes and in threads.
 MODELS = ("process", "thread")
 
 
 @pytest.fixture
 def serve(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon with a service for each of these handlers, by default in both models."""
+    """Return a function that starts a daemon with a service for each of some handlers, by default in both models."""
     (open_folder / "ours.py").write_text(MODULE)
 
     def begin(*names: str, models: tuple[str, ...] = MODELS, options: str = "", **settings: object) -> Daemon:
@@ -112,7 +112,7 @@ def test_kinds_of_handlers(serve: Callable[..., Daemon]) -> None:
 
 
 def test_ways_to_end(serve: Callable[..., Daemon]) -> None:
-    """An error is one line of the log with its traceback, and that connection's end alone; sys.exit is an end, too."""
+    """An exception is one line of the log with its traceback, and ends only that connection; so does sys.exit."""
     daemon = serve("fail", "leave", "complain")
     for model in MODELS:
         for count in (1, 2):
@@ -132,7 +132,7 @@ def test_ways_to_end(serve: Callable[..., Daemon]) -> None:
 
 
 def test_os_exit(serve: Callable[..., Daemon]) -> None:
-    """os._exit ends a handler's process; of a thread it ends the launcher, and the next connection has another."""
+    """os._exit ends the process of a handler; in a thread it ends the launcher, and a new launcher is started."""
     daemon = serve("vanish", "call")
     assert exchange(daemon.connect("vanish-process/tcp")) == b""
     assert daemon.wait_event("end", "vanish-process/tcp")[0]["exit"] == "4"
@@ -144,8 +144,8 @@ def test_os_exit(serve: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_what_handlers_print(serve: Callable[..., Daemon]) -> None:
-    """What a handler prints is in the log while it runs, in lines of its own."""
+def test_output_of_handlers(serve: Callable[..., Daemon]) -> None:
+    """The output of a handler is in the log while it runs, line by line."""
     daemon = serve("say")
     for model in MODELS:
         with daemon.connect(f"say-{model}/tcp"):
@@ -156,7 +156,7 @@ def test_what_handlers_print(serve: Callable[..., Daemon]) -> None:
 
 
 def test_children_of_handlers(serve: Callable[..., Daemon]) -> None:
-    """A handler gets the exit status of a child that it starts."""
+    """A handler gets the exit status of its child process."""
     daemon = serve("child")
     for model in MODELS:
         assert {exchange(daemon.connect(f"child-{model}/tcp")) for _ in range(5)} == {b"7 from sh\n"}
@@ -167,18 +167,18 @@ def _leads_its_session(process: Process) -> bool:
     return process.session == process.pid
 
 
-def test_a_process_of_ones_own(serve: Callable[..., Daemon]) -> None:
-    """A handler's process has no descriptor but its own: none of its launcher's, none of other connections'."""
+def test_descriptors_of_a_handler(serve: Callable[..., Daemon]) -> None:
+    """The process of a handler has no descriptors of its launcher or of other connections."""
     daemon = serve("files", models=("process",), options="env=A=1")
     clients = [daemon.connect("files-process/tcp") for _ in range(5)]
     handlers = [Process(pid) for pid in daemon.handlers("files-process/tcp", 5)]
     for handler in handlers:
-        # The log may have its accept line before the process has left the session of its launcher.
+        # The accept line may be written before the process has left the session of its launcher.
         wait_until(partial(_leads_its_session, handler), "a session of its own")
     for client in clients:
         port = client.getsockname()[1]
         opened, variables = json.loads(exchange(client, b"?"))
-        # Its input is empty, its output is the log's, and one is the connection.
+        # Its input is empty, its output goes to the log, and one descriptor is the connection.
         assert sorted(map(int, opened))[:3] == [0, 1, 2]
         assert opened["0"] == "/dev/null"
         assert opened["1"] == opened["2"]
@@ -191,8 +191,8 @@ def test_a_process_of_ones_own(serve: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_hundred_threads(serve: Callable[..., Daemon]) -> None:
-    """A hundred connections are served at once by threads of one process, that of the launcher."""
+def test_hundred_threads(serve: Callable[..., Daemon]) -> None:
+    """Threads of the launcher serve a hundred connections at once."""
     daemon = serve("Lines", models=("thread",), options="instances=none")
     clients = [daemon.connect("lines-thread/tcp") for _ in range(100)]
     for number, client in enumerate(clients):
@@ -211,7 +211,7 @@ def test_a_hundred_threads(serve: Callable[..., Daemon]) -> None:
 
 
 def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
-    """session_timeout ends the connection of a handler that never returns, and nothing of it holds the daemon's end."""
+    """session_timeout ends the connection of a handler that never returns; it does not delay the stop of the daemon."""
     daemon = serve("stay", options="session_timeout=0.3")
     clients = [daemon.connect(f"stay-{model}/tcp") for model in MODELS]
     for model, client in zip(MODELS, clients, strict=True):
@@ -219,7 +219,7 @@ def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
             assert client.recv(1) == b"!"
             assert client.recv(1) == b""
         (end,) = daemon.wait_event("end", f"stay-{model}/tcp")
-        # A thread can't be ended: it is waited for, hung up on, and given up.
+        # A thread can't be ended: its connection is shut down, and the launcher stops waiting for it.
         expected = ("session", "SIGTERM" if model == "process" else "SIGKILL")
         assert (end["reason"], end["exit"]) == expected
     launchers = [Process(daemon.launcher(f"stay-{model}/tcp")) for model in MODELS]
@@ -230,7 +230,7 @@ def test_handlers_that_never_return(serve: Callable[..., Daemon]) -> None:
 
 
 def test_modules_are_found(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A handler's module may be in the daemon's PYTHONPATH; modules that it needs are found in python_path= first."""
+    """The module of a handler may be in PYTHONPATH of the daemon; python_path= precedes it."""
     (open_folder / "first").mkdir()
     (open_folder / "first" / "theirs.py").write_text("ANSWER = b'the first'\n")
     (open_folder / "theirs.py").write_text("ANSWER = b'the second'\n")
@@ -247,7 +247,7 @@ def test_modules_are_found(start: Callable[..., Daemon], open_folder: Path) -> N
 
 
 def test_modules_that_can_not_be_imported(tmp_path: Path) -> None:
-    """A module that can't be imported is a fault that a check finds, with its line and its reason."""
+    """A module that can't be imported is a fault; the check reports its line and the reason."""
     (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
     (tmp_path / "fine.py").write_text("text = 'x'\n")
     (tmp_path / "services").write_text(
@@ -261,8 +261,8 @@ def test_modules_that_can_not_be_imported(tmp_path: Path) -> None:
     assert re.search(r"services:4:\d+: .*fine:text", text)
 
 
-def test_a_client_that_stays(serve: Callable[..., Daemon]) -> None:
-    """A handler's return closes the connection for its client at once, whatever else the launcher does."""
+def test_return_of_a_handler_closes_the_connection(serve: Callable[..., Daemon]) -> None:
+    """The return of a handler closes the connection at once, whatever else the launcher does."""
     daemon = serve("call")
     for model in MODELS:
         with socket.create_connection(("127.0.0.1", daemon.port(f"call-{model}/tcp")), PATIENCE) as client:

@@ -1,4 +1,4 @@
-"""Rights: services of other users when root is given up; what zygotes and launchers can be made to do."""
+"""Privileges: services of other users after root is given up, and the orders that zygotes and launchers refuse."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.usefixtures("as_root")
 def test_root_is_given_up(start: Callable[..., Daemon]) -> None:
-    """With --uid a service with user= has that user, also when its launcher was lost; others are the daemon's."""
+    """With --uid a service with user= runs as that user, also with a new launcher; others run as the daemon's user."""
     daemon = start(
         "own 0/tcp bind=127.0.0.1 server=/bin/cat\n"
         "other 0/tcp bind=127.0.0.1 server=/bin/cat user=daemon\n"
@@ -75,9 +75,9 @@ def test_root_is_given_up(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-#: Only root can open it; nothing listens there.
+#: A port that only root can open, and that is not in use.
 LOW_PORT = 871
-#: What a daemon that is root no more can't give a service with user=.
+#: Options that a daemon without root can't apply for a service with user=.
 REFUSED = [
     "server=/bin/sh",
     "user=root",
@@ -92,8 +92,8 @@ REFUSED = [
 
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Changes that give no new right apply, and a service can go and come back; else its old form goes on.
+def test_reload_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Changes without new privileges apply, and a service can be removed and restored; otherwise its old form goes on.
 
     The refusal has the location of the option that changed, and asks for a restart.
     """
@@ -173,8 +173,8 @@ def test_a_reload_after_root_was_given_up(start: Callable[..., Daemon], open_fol
 
 
 @pytest.mark.usefixtures("as_root")
-def test_a_low_port_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """It can't be opened any more; the remedy is a restart, for a service that is new or put back, and for a retry."""
+def test_low_port_after_root_was_given_up(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """It can't be opened any more: the reason asks for a restart, for new and restored services and for retries."""
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= LOW_PORT:
         pytest.skip("every user can open low ports here")
     services = open_folder / "services"
@@ -198,7 +198,7 @@ def _changed(line: str, options: str) -> str:
 
 
 class Zygote:
-    """A zygote that the test has started, as a daemon does, and all that it has reported."""
+    """A zygote that the test has started as a daemon does, and its reports."""
 
     def __init__(self, *specs: LaunchSpec) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -219,7 +219,7 @@ class Zygote:
         self.socket.send(packet)
 
     def receive(self) -> tuple[Message, socket.socket | None]:
-        """Return its next report, and the launcher's socket if there is one."""
+        """Return the next report, and the socket of the launcher if the report has one."""
         packet, rights, _, _ = self.socket.recvmsg(MAX_PACKET, socket.CMSG_SPACE(FD_STRUCT.size))
         if not rights:
             return parse(packet), None
@@ -228,7 +228,7 @@ class Zygote:
         return parse(packet), launcher
 
     def end(self) -> None:
-        """Leave it, as a daemon does that ends."""
+        """Close its socket, as a daemon does that ends."""
         self.socket.close()
         assert self.process.wait(PATIENCE) == 0
 
@@ -238,14 +238,14 @@ CAT = LaunchSpec("cat/tcp", ProcessCredentials(), {"A": "1"}, "/bin/cat", ("cat"
 
 @pytest.fixture
 def zygote() -> Iterator[Zygote]:
-    """A zygote with a table of one service."""
+    """Return a zygote with a table of one service."""
     made = Zygote(CAT)
     yield made
     made.end()
 
 
-def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
-    """Junk, orders for others and rows that it has not get no process; an order for its row does."""
+def test_zygote_starts_services_of_its_table(zygote: Zygote) -> None:
+    """Junk, orders for other roles and for absent rows start no process; an order for a row of the table does."""
     junk = [
         b"",
         b"L",
@@ -265,7 +265,7 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
         if packet:
             zygote.send(packet)
     with contextlib.suppress(OSError):
-        # A descriptor that it has not asked for is dropped.
+        # An unexpected descriptor is closed.
         zygote.socket.sendmsg([b"?"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(2))])
     for row in (1, 2**32 - 1):
         zygote.send(pack(StartLauncher(row)))
@@ -280,7 +280,7 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
     with launcher:
         assert parse(launcher.recv(MAX_PACKET)) == Ready()
         assert process.children() == [launched.pid]
-        # Its own copies of the sockets are closed when it has told of them.
+        # It closes its copies of the sockets after the report.
         wait_until(lambda: len(process.descriptors()) == few, "the zygote closes what it has given away")
     assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
@@ -296,8 +296,8 @@ def test_a_zygote_does_what_its_table_says(zygote: Zygote) -> None:
         {"handler_limits": ()},
     ],
 )
-def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str, object]) -> None:
-    """Whatever a daemon that was taken over asks for: more is refused, with an errno; less is started."""
+def test_zygote_limits_orders_to_its_table(zygote: Zygote, change: dict[str, object]) -> None:
+    """Orders for more privileges than in the table are refused with an errno; orders for fewer are executed."""
     zygote.end()
     limits = (ResourceLimit(resource.RLIMIT_CPU, 60, 60),)
     identity = ProcessCredentials(umask=0o022, no_new_privs=True, handler_limits=limits)
@@ -320,8 +320,8 @@ def test_a_zygote_gives_no_more_than_its_table(zygote: Zygote, change: dict[str,
     assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
 
-def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> None:
-    """What steers a program's loading or comes from elsewhere is dropped from a connection's environment."""
+def test_launcher_filters_the_environment(zygote: Zygote) -> None:
+    """Variables that change the loading of programs, or are not of a connection, are dropped from its environment."""
     zygote.send(pack(StartLauncher(0)))
     launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
@@ -340,26 +340,26 @@ def test_a_launcher_passes_on_what_belongs_to_a_connection(zygote: Zygote) -> No
             started = parse(launcher.recv(MAX_PACKET))
         assert isinstance(started, Started)
         child = Process(started.pid)
-        # Its socket is its own: signals go to handlers alone.
+        # It sends signals to handlers only.
         for pid in (0, -1, launched.pid):
             launcher.send(pack(Signal(99, pid, signal.SIGKILL)))
         ours.sendall(b"?")
         assert ours.recv(1) == b"?"
         assert child.environment() == {"A": "1", "PROTO": "TCP", "TCPREMOTEIP": "192.0.2.1", "REMOTE_HOST": "x"}
         assert list(child.descriptors()) == [0, 1, 2]
-        # Without a descriptor there is nothing to serve.
+        # An order without a descriptor starts no handler.
         launcher.send(pack(Connection(8, b"")))
         assert parse(launcher.recv(MAX_PACKET)) == Failed(8, errno.EMFILE)
         ours.shutdown(socket.SHUT_WR)
         ended = parse(launcher.recv(MAX_PACKET))
         assert isinstance(ended, Ended)
         assert ended[:2] == (7, 0)
-    # With its daemon it ends.
+    # It ends with its daemon.
     assert zygote.receive() == (ChildExited(launched.pid, 0), None)
 
 
-def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
-    """A handler whose launcher was killed is the zygote's child: it can kill it, and reports and reaps its exit."""
+def test_zygote_reaps_orphans(zygote: Zygote) -> None:
+    """A handler whose launcher was killed becomes a child of the zygote, which can kill it, and reports its exit."""
     zygote.send(pack(StartLauncher(0)))
     launched, launcher = zygote.receive()
     assert isinstance(launched, LauncherStarted)
@@ -373,12 +373,12 @@ def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
         assert parse(launcher.recv(MAX_PACKET)) == Starting(7)
         started = parse(launcher.recv(MAX_PACKET))
         assert isinstance(started, Started)
-        # While it has a launcher, it is the launcher's to end; and a launcher is no handler.
+        # The zygote does not end a handler that has a launcher, and no launcher.
         for pid in (started.pid, launched.pid, 0, -1):
             zygote.send(pack(Signal(7, pid, signal.SIGKILL)))
         launcher.send(pack(Connection(8, b"")))
         parse(launcher.recv(MAX_PACKET))
-        # The zygote reads its orders one by one: once it has carried out another one, it has read those.
+        # The zygote executes its orders in sequence: after a later order it has read these.
         zygote.send(pack(StartLauncher(0)))
         other, its_socket = zygote.receive()
         assert isinstance(other, LauncherStarted)
@@ -393,8 +393,8 @@ def test_a_zygote_hears_of_orphans(zygote: Zygote) -> None:
     assert Process(zygote.process.pid).children() == []
 
 
-def test_a_launcher_that_can_not_become_its_user(zygote: Zygote) -> None:
-    """A launcher that can't take on its credentials runs nothing: it reports why, and ends."""
+def test_launcher_that_can_not_change_its_user(zygote: Zygote) -> None:
+    """A launcher that can't set its credentials runs nothing: it reports the reason, and ends."""
     zygote.end()
     row = ProcessCredentials(user=1, group=1, groups=()) if os.geteuid() else ProcessCredentials(folder="/nowhere")
     zygote.__init__(CAT._replace(identity=row))  # type: ignore[misc]

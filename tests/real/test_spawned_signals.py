@@ -1,4 +1,4 @@
-"""Signals that the process that starts the daemon, or svcctl, has ignored or blocked."""
+"""Signals that are ignored or blocked at the start of the daemon or of svcctl."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def services(open_folder: Path) -> str:
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
 def test_python_handlers(start: Callable[..., Daemon], services: str, reactor: str) -> None:
-    """They are imported, reap their own children, and have signals by default (SIGPIPE as Python has it)."""
+    """They are imported, reap their children, and have default signals (SIGPIPE as in Python)."""
     daemon = start(services, preexec_fn=ignore_and_block, twistd_arguments=["--reactor", reactor])
     assert exchange(daemon.connect("process/tcp")) == b"([], ['SIGPIPE'], 3)"
-    # The launcher itself outlasts SIGPIPE by catching it.
+    # The launcher catches SIGPIPE.
     assert exchange(daemon.connect("thread/tcp")) == b"([], [], 3)"
     assert daemon.stop() == 0
 
 
 def test_check(services: str, tmp_path: Path) -> None:
-    """svcctl check and twistd svcd --check import modules in children, which they must be able to await."""
+    """svcctl check and twistd svcd --check import modules in child processes and wait for their exit."""
     (tmp_path / "services").write_text(services)
     for words in (["-m", "svcd", "check"], ["-m", "twisted", "svcd", "--check", "--services"]):
         done = subprocess.run(

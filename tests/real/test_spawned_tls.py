@@ -1,4 +1,4 @@
-"""Clients with TLS and handlers in processes of their own, on all reactors."""
+"""TLS of spawned services, on all reactors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Tells(socketserver.BaseRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Make certificates that other users can't read, and a module with a handler."""
+    """Return a directory with certificates that other users can't read, and a module with handlers."""
     for name, content in {"server": SERVER.bundle, "clients": CLIENTS.pem, "ca": CA.pem, "anna": ANNA.bundle}.items():
         (tmp_path / name).touch(0o600)
         (tmp_path / name).write_bytes(content)
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(start: Callable[..., Daemon], folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon whose services have TLS."""
+    """Return a function that starts a daemon whose services have TLS."""
 
     def starter(services: str, *arguments: str, reactor: str = "uv") -> Daemon:
         text = f"@defaults bind=127.0.0.1 instances=none shutdown_timeout=0.5s tls_cert={folder}/server\n{services}"
@@ -76,13 +76,13 @@ def serve(start: Callable[..., Daemon], folder: Path) -> Callable[..., Daemon]:
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., SSL.Connection]]:
-    """Makes TLS connections that can be half-closed; they are closed with the test."""
+    """Return a function that makes TLS connections that can be half-closed; they are closed with the test."""
     with contextlib.ExitStack() as stack:
 
         def make(daemon: Daemon, service: str, port: int = 0) -> SSL.Connection:
             context = SSL.Context(SSL.TLS_CLIENT_METHOD)
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", port or daemon.port(service)), PATIENCE))
-            # With a timeout it would be non-blocking for OpenSSL.
+            # With a timeout the socket would be non-blocking for OpenSSL.
             sock.settimeout(None)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(PATIENCE), 0))
             connection = SSL.Connection(context, sock)
@@ -94,7 +94,7 @@ def connect() -> Iterator[Callable[..., SSL.Connection]]:
 
 
 def _read_all(connection: SSL.Connection) -> bytes:
-    """What comes until the server's closure alert."""
+    """Return the data up to the closure alert of the server."""
     data = bytearray()
     with contextlib.suppress(SSL.ZeroReturnError):
         while True:
@@ -103,7 +103,7 @@ def _read_all(connection: SSL.Connection) -> bytes:
 
 
 def _through(connection: SSL.Connection, data: bytes) -> bytes:
-    """Send data and a closure alert, reading meanwhile; return what came until the server's closure alert."""
+    """Send data and a closure alert, reading meanwhile; return the data up to the closure alert of the server."""
     connection.setblocking(False)
     rest, received = memoryview(data), bytearray()
     with contextlib.suppress(SSL.ZeroReturnError):
@@ -126,8 +126,8 @@ def _reset(connection: SSL.Connection) -> None:
     connection.close()
 
 
-def test_what_a_handler_knows(serve: Callable[..., Daemon], folder: Path) -> None:
-    """A program and a Python handler get the client's address and certificate, but not its socket."""
+def test_environment_of_handlers(serve: Callable[..., Daemon], folder: Path) -> None:
+    """A program and a Python handler get the address and the certificate of the client in their environment."""
     secure = f"tls_client_ca={folder}/clients"
     daemon = serve(
         f"env 0/tcp server=/usr/bin/env {secure}\ntells 0/tcp python=tells:Tells python_path={folder} {secure}\n"
@@ -166,8 +166,8 @@ def test_what_a_handler_knows(serve: Callable[..., Daemon], folder: Path) -> Non
     assert daemon.stop() == 0
 
 
-def test_clients_that_people_have(serve: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """socat, ncat and OpenSSL's own get back what they send; socat half-closes, and gets all of it."""
+def test_socat_ncat_and_openssl(serve: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """socat, ncat and openssl s_client get back what they send; socat half-closes, and gets all of it."""
     daemon = serve('cat 0/tcp server=/bin/cat\nfirst 0/tcp server="/usr/bin/head -n1"\n')
     data = os.urandom(2 * MEGABYTE)
     address = f"127.0.0.1:{daemon.port('cat/tcp')}"
@@ -181,7 +181,7 @@ def test_clients_that_people_have(serve: Callable[..., Daemon], program: Callabl
 
 
 def test_git_and_rsync(serve: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path) -> None:
-    """A repository is cloned and pushed to, a tree fetched, by git's and rsync's own servers, through socat's TLS."""
+    """git daemon and rsync --daemon serve a clone, a push and a tree through the TLS of socat."""
     git(program, tmp_path, "init", "--bare", "--initial-branch=main", "project.git")
     served = tmp_path / "served"
     served.mkdir()
@@ -213,13 +213,13 @@ def test_git_and_rsync(serve: Callable[..., Daemon], program: Callable[[str], st
 
 @contextlib.contextmanager
 def _tunnel(program: Callable[[str], str], port: int) -> Iterator[int]:
-    """A port in the clear that leads to one with TLS."""
+    """Run socat between a new port without TLS and a port with TLS; return the new port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         own = free.getsockname()[1]
     words = [program("socat"), "-d", "-d", f"TCP-LISTEN:{own},bind=127.0.0.1,fork,reuseaddr"]
     with subprocess.Popen([*words, f"OPENSSL:127.0.0.1:{port},verify=0"], stderr=subprocess.PIPE) as tunnel:
         assert tunnel.stderr is not None
-        # It says that it listens.
+        # It has logged that it listens.
         assert b"listening" in tunnel.stderr.readline()
         drain = threading.Thread(target=tunnel.stderr.read)
         drain.start()
@@ -231,8 +231,10 @@ def _tunnel(program: Callable[[str], str], port: int) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("reactor", REACTORS[:2])
-def test_ways_to_a_handler(serve: Callable[..., Daemon], open_folder: Path, has_ipv6: bool, reactor: str) -> None:
-    """TLS is the same over a UNIX socket, behind a proxy's header, and behind a service's name; and over IPv6."""
+def test_tls_over_other_transports(
+    serve: Callable[..., Daemon], open_folder: Path, has_ipv6: bool, reactor: str
+) -> None:
+    """TLS works over a UNIX socket, IPv6, after a PROXY header, and after a service name of tcpmux."""
     daemon = serve(
         f"local {open_folder}/s/unix server=/usr/bin/env\n"
         + "six 0/tcp6 bind=::1 server=/usr/bin/env\n" * has_ipv6
@@ -269,8 +271,10 @@ def test_ways_to_a_handler(serve: Callable[..., Daemon], open_folder: Path, has_
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_much_both_ways(serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str) -> None:
-    """16 MB go to a handler and come back, whole and with their end; the daemon keeps little of it meanwhile."""
+def test_bulk_data_in_both_directions(
+    serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str
+) -> None:
+    """16 MB go to a handler and back, complete and with their end; the daemon keeps little of it."""
     daemon = serve("cat 0/tcp server=/bin/cat log_on_success=EXIT,TRAFFIC\n", reactor=reactor)
     before = daemon.memory()
     client = connect(daemon, "cat/tcp")
@@ -285,10 +289,10 @@ def test_much_both_ways(serve: Callable[..., Daemon], connect: Callable[..., SSL
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS[:2])
-def test_an_end_that_does_not_read(
+def test_end_that_does_not_read(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str
 ) -> None:
-    """A deaf client stops its handler, a deaf handler its client, and the daemon keeps a buffer of each."""
+    """A client that does not read blocks its handler, and vice versa; the daemon keeps a buffer of each."""
     daemon = serve('yes 0/tcp server=/usr/bin/yes\nsleep 0/tcp server="/bin/sleep 1000"\n', reactor=reactor)
     yes, sleep = connect(daemon, "yes/tcp"), connect(daemon, "sleep/tcp")
     (pid,) = daemon.handlers("yes/tcp")
@@ -298,12 +302,12 @@ def test_an_end_that_does_not_read(
     sent = 0
     with contextlib.suppress(SSL.WantWriteError):
         while sent < 100 * MEGABYTE:
-            # It is stopped when nothing has been taken for a while.
+            # It is blocked when nothing has been read for a second.
             if not select.select([], [sleep], [], 1)[1]:
                 break
             sent += sleep.send(bytes(65_536))
     assert sent < 50 * MEGABYTE
-    # Meanwhile yes had its time, too.
+    # Meanwhile `yes` had time to write, too.
     assert int(re.findall(r"wchar: (\d+)", Path(f"/proc/{pid}/io").read_text())[0]) < 50 * MEGABYTE
     assert daemon.memory() - before < 4 * MEGABYTE
     assert yes.recv(4) == b"y\ny\n"
@@ -313,10 +317,10 @@ def test_an_end_that_does_not_read(
 
 
 @pytest.mark.parametrize("reactor", REACTORS[:2])
-def test_each_end_in_its_time(
+def test_half_close_of_handlers(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], folder: Path, reactor: str
 ) -> None:
-    """Output of a handler that has read nothing arrives; one that has closed its output gets all input."""
+    """The output of a handler that reads nothing arrives; a handler that has closed its output gets all input."""
     daemon = serve(
         'hasty 0/tcp server="/usr/bin/head -c 1000000 /dev/zero"\n'
         f"listens 0/tcp python=tells:listens python_path={folder}\n",
@@ -337,13 +341,11 @@ def test_each_end_in_its_time(
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS[:2])
-def test_nothing_stays_behind(
-    serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str
-) -> None:
-    """50 connections leave no process and no descriptor, whatever is killed; each has one end line."""
+def test_no_leaks(serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], reactor: str) -> None:
+    """50 connections leave no process and no descriptor, whichever process is killed; each has one end line."""
     many = 50
     daemon = serve("cat 0/tcp server=/bin/cat\n", reactor=reactor)
-    # What is opened once, for the first, is there from now on.
+    # Descriptors that are opened once, for the first connection, are open from now on.
     assert _through(connect(daemon, "cat/tcp"), b"x") == b"x"
     daemon.wait_event("end", "cat/tcp")
     before, pids = daemon.descriptors(), []
@@ -376,10 +378,10 @@ def test_nothing_stays_behind(
     assert daemon.stop() == 0
 
 
-def test_a_daemon_that_is_told_things(
+def test_control_reload_and_stop(
     serve: Callable[..., Daemon], connect: Callable[..., SSL.Connection], open_folder: Path
 ) -> None:
-    """svcctl shows and kicks; a reload without TLS applies to new connections; a stop leaves no process."""
+    """svcctl lists and ends connections; a reload without TLS applies to new ones; a stop leaves no process."""
     control = str(open_folder / "control")
     daemon = serve("cat 0/tcp server=/bin/cat\n", "--control", control)
 
@@ -391,7 +393,7 @@ def test_a_daemon_that_is_told_things(
     first, second = connect(daemon, "cat/tcp"), connect(daemon, "cat/tcp")
     handlers = [Process(pid) for pid in daemon.handlers("cat/tcp", 2)]
     with daemon.connect("cat/tcp") as plain:
-        # It does not speak TLS, and gets no process.
+        # This client sends no TLS, and gets no process.
         plain.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert daemon.wait_event("fail", "cat/tcp")[0]["reason"] == "http request"
     daemon.wait_event("end", "cat/tcp")

@@ -1,4 +1,4 @@
-"""Services with wait=yes: one process at a time has the socket itself."""
+"""Services with wait=yes: a single process at a time has the listening socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-# Two clients each, then it has done enough.
+# Exits after two clients.
 ACCEPTS = """
 import os, socket
 listener = socket.socket(fileno=0)
@@ -28,7 +28,7 @@ for _ in range(2):
     client.sendall(b"%d" % os.getpid())
     client.close()
 """
-# Until nobody asks for a while.
+# Until no datagram arrives for a while.
 DATAGRAMS = """
 import os, select, socket
 sock = socket.socket(fileno=os.dup(0))
@@ -41,7 +41,7 @@ while select.select([sock], [], [], 0.2)[0]:
 
 @pytest.fixture
 def serve(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
-    """Start a daemon with a service that waits for a Python program."""
+    """Return a function that starts a daemon with a wait=yes service that runs a Python program."""
 
     def begin(where: str, text: str, options: str = "") -> Daemon:
         (open_folder / "program.py").write_text(text)
@@ -52,12 +52,12 @@ def serve(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daem
 
 
 def no_wait(pid: int, descriptor: int) -> bool:
-    """Whether a process has a descriptor that does not block."""
+    """Return whether a descriptor of a process is non-blocking."""
     return bool(Process(pid).flags(descriptor) & os.O_NONBLOCK)
 
 
-def test_a_program_that_accepts(serve: Callable[..., Daemon]) -> None:
-    """A program gets the listening socket, blocking, and serves until it ends; then svcd listens again."""
+def test_program_that_accepts(serve: Callable[..., Daemon]) -> None:
+    """A program gets the blocking listening socket and serves until it ends; then svcd listens again."""
     daemon = serve("0/tcp bind=127.0.0.1", ACCEPTS)
     pids = []
     for _ in range(2):
@@ -72,8 +72,8 @@ def test_a_program_that_accepts(serve: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_program_that_reads_datagrams(serve: Callable[..., Daemon]) -> None:
-    """A program gets the datagram socket and answers until nobody asks; the next question starts another."""
+def test_program_that_reads_datagrams(serve: Callable[..., Daemon]) -> None:
+    """A program gets the datagram socket and answers until it exits; the next datagram starts another program."""
     daemon = serve("0/udp4 bind=127.0.0.1", DATAGRAMS)
     pids = []
     ours = [number for number, target in Process(daemon.process.pid).descriptors().items() if "socket" in target]
@@ -88,15 +88,15 @@ def test_a_program_that_reads_datagrams(serve: Callable[..., Daemon]) -> None:
             accept = daemon.wait_event("accept", "it/udp4", count)[-1]
             host, port = client.getsockname()
             assert (accept["peer"], int(accept["pid"])) == (f"{host}:{port}", pids[-1])
-        # Back in svcd it does not block.
+        # The socket is non-blocking while svcd has it.
         daemon.wait_event("end", "it/udp4", count)
         assert all(no_wait(daemon.process.pid, number) for number in ours)
     assert pids[0] != pids[1]
     assert daemon.stop() == 0
 
 
-def test_a_program_that_does_nothing(start: Callable[..., Daemon]) -> None:
-    """A program that leaves the question where it was is started a few times, and then ever more rarely."""
+def test_program_that_does_not_read(start: Callable[..., Daemon]) -> None:
+    """A program that does not read the datagram is started a few times, and then after longer and longer delays."""
     daemon = start(
         "it 0/udp4 bind=127.0.0.1 server=/bin/true wait=yes\nthat 0/tcp bind=127.0.0.1 server=/bin/true wait=yes\n"
     )
@@ -106,7 +106,7 @@ def test_a_program_that_does_nothing(start: Callable[..., Daemon]) -> None:
             daemon.wait_event("end", service, 11)
         begun = time.monotonic()
         used = daemon.cpu_seconds()
-        # The twelfth comes half a second after the eleventh, and the next a second after that.
+        # The twelfth start is half a second after the eleventh, and the next a second later.
         for service in ("it/udp4", "that/tcp"):
             daemon.wait_event("end", service, 12)
         assert time.monotonic() - begun > 0.5
@@ -116,7 +116,7 @@ def test_a_program_that_does_nothing(start: Callable[..., Daemon]) -> None:
 
 
 def test_datagrams_at_a_unix_socket(serve: Callable[..., Daemon], open_folder: Path) -> None:
-    """A UNIX datagram socket is handed over like any other."""
+    """A program gets a UNIX datagram socket."""
     daemon = serve(f"{open_folder}/s/unixgram", DATAGRAMS)
     with daemon.connect("it/unixgram", socket.AF_UNIX) as client:
         client.send(b"?")
@@ -125,7 +125,7 @@ def test_datagrams_at_a_unix_socket(serve: Callable[..., Daemon], open_folder: P
 
 
 def test_stop_while_a_program_has_the_socket(serve: Callable[..., Daemon]) -> None:
-    """At the daemon's end a program with the socket has shutdown_timeout, too; it can still serve in that time."""
+    """At the stop a program with the socket has shutdown_timeout, and can serve in that time."""
     daemon = serve("0/tcp bind=127.0.0.1", ACCEPTS, "shutdown_timeout=1m")
     with daemon.connect("it/tcp") as client:
         child = Process(int(client.recv(100)))
