@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE, exchange, fields
+from tests.real.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,6 +184,18 @@ def test_rates_refuse_only_for_a_moment(start: Callable[..., Daemon]) -> None:
         assert _answer(_connect(daemon, service)) == b"?"
 
 
+def _resting_descriptors(daemon: Daemon) -> int:
+    """Return the number of open descriptors of a daemon once it has not changed for 0.3 s."""
+    while True:
+        count = daemon.descriptors()
+        for _ in range(6):
+            time.sleep(0.05)
+            if daemon.descriptors() != count:
+                break
+        else:
+            return count
+
+
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_banners_arrive(start: Callable[..., Daemon], tmp_path: Path, reactor: str) -> None:
     """Admitted clients get theirs before the service sends; refused ones get theirs whatever they have sent."""
@@ -205,13 +218,11 @@ def test_banners_arrive(start: Callable[..., Daemon], tmp_path: Path, reactor: s
                     answer += piece
             assert answer == texts["all"] + texts["out"]
     # Refused clients that do not close are closed by the daemon.
-    time.sleep(0.2)
-    before = daemon.descriptors()
+    before = _resting_descriptors(daemon)
     with contextlib.ExitStack() as stack:
         for service in services:
             stack.enter_context(_connect(daemon, service, "127.0.0.2"))
-        time.sleep(0.2)
-        assert daemon.descriptors() == before + len(services)
+        wait_until(lambda: daemon.descriptors() == before + len(services), "the connections are open")
         deadline = time.monotonic() + 10
         while daemon.descriptors() > before:
             assert time.monotonic() < deadline

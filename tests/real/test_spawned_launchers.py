@@ -255,7 +255,7 @@ def serve(sock, address):
 
 @pytest.mark.parametrize("kind", [b"started", b"said", b"empty"])
 def test_handler_that_forges_reports(start: Callable[..., Daemon], folder: Path, kind: bytes) -> None:
-    """A handler that writes to the launcher's socket ends the launcher, with one line of the log and no memory growth."""
+    """A handler that writes to the launcher's socket ends the launcher, with one log line and no growth of memory."""
     (folder / "forger.py").write_text(FORGER)
     daemon = start(
         f"@defaults bind=127.0.0.1\nbad 0/tcp python=forger:serve python_path={folder} model=thread\n"

@@ -1,4 +1,4 @@
-"""The status service as its clients have it: scrapers, probes, and people with a browser."""
+"""The status service with its clients: scrapers, probes, and a browser."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _metrics(daemon: Daemon, kind: str = "text/plain") -> dict[tuple[str, ...], 
 
 
 def _agree(daemon: Daemon, wanted: dict[tuple[str, ...], float]) -> None:
-    """Wait until all connections are counted, and then as long as an answer may be old: both formats agree."""
+    """Wait until all connections are counted and the cache has expired, and compare both formats."""
     end = time.monotonic() + PATIENCE
     while not wanted.items() <= (found := _metrics(daemon)).items():
         missing = {name: (value, found.get(name)) for name, value in wanted.items() if found.get(name) != value}
@@ -59,13 +59,13 @@ def _agree(daemon: Daemon, wanted: dict[tuple[str, ...], float]) -> None:
 
 
 def _refused(daemon: Daemon, service: str) -> None:
-    """A client that is turned away: closed or reset, with nothing said."""
+    """Connect a client that is refused: closed or reset without data."""
     with daemon.connect(service) as client, contextlib.suppress(ConnectionResetError):
         assert client.recv(10) == b""
 
 
 def test_metrics_agree_with_the_clients(start: Callable[..., Daemon]) -> None:
-    """After a mixed run each count is what the clients counted themselves, to the unit."""
+    """After a mixed run each count equals that of the clients."""
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         closed = nobody.getsockname()[1]
     daemon = start(
@@ -122,7 +122,7 @@ def test_metrics_agree_with_the_clients(start: Callable[..., Daemon]) -> None:
                 (accepted, "few/tcp4"): 2,
                 ("svcd_connections_active", "few/tcp4"): 2,
                 ("svcd_connections_limit", "few/tcp4"): 2,
-                # Of connections that are open, too.
+                # Open connections are included.
                 ("svcd_received_bytes_total", "few/tcp4"): 2,
                 (refused, "few/tcp4", "instances"): 7,
                 (accepted, "gone/tcp4"): 5,
@@ -142,8 +142,8 @@ def test_metrics_agree_with_the_clients(start: Callable[..., Daemon]) -> None:
         )
 
 
-def test_a_reload_is_counted_and_keeps_the_counts(start: Callable[..., Daemon]) -> None:
-    """Good and bad reloads are told apart; a changed service goes on, a new one begins, a removed one goes."""
+def test_counts_over_reloads(start: Callable[..., Daemon]) -> None:
+    """Reloads are counted by result; the counts of changed services go on, those of removed services are gone."""
     lines = "@defaults bind=127.0.0.1\nstatus 0/tcp4\n"
     daemon = start(f"{lines}echo 0/tcp4\nold 0/tcp4 echo\n")
     exchange(daemon.connect("echo/tcp4"), b"x")
@@ -169,15 +169,15 @@ def test_a_reload_is_counted_and_keeps_the_counts(start: Callable[..., Daemon]) 
     assert 0 < found["svcd_config_seconds",] < PATIENCE
 
 
-def test_without_bind_it_is_for_this_machine_alone(start: Callable[..., Daemon], has_ipv6: bool) -> None:
-    """It listens on the loopback addresses of the families that there are."""
+def test_default_addresses(start: Callable[..., Daemon], has_ipv6: bool) -> None:
+    """Without bind= it listens on the loopback addresses of the available families."""
     daemon = start("status 0/tcp\n")
     hosts = {address.rpartition(":")[0] for address in daemon.addresses("status/tcp")}
     assert hosts == ({"127.0.0.1", "[::1]"} if has_ipv6 else {"127.0.0.1"})
 
 
-def test_curl_gets_everything(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
-    """The page, the metrics compressed, probes and JSON; HEAD; and not by somebody else's name."""
+def test_curl(start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
+    """curl gets the page, compressed metrics, probes, JSON and HEAD; another host name is refused."""
     daemon = start("status 0/tcp4\n")
     root = f"http://127.0.0.1:{daemon.port('status/tcp4')}"
 
@@ -196,8 +196,8 @@ def test_curl_gets_everything(start: Callable[..., Daemon], program: Callable[[s
     assert curl(*code, f"{root}/services") == "404"
 
 
-def test_the_lag_of_the_reactor_is_measured(start: Callable[..., Daemon]) -> None:
-    """Four times a second, and nothing on an idle machine is late by a second."""
+def test_reactor_lag_is_measured(start: Callable[..., Daemon]) -> None:
+    """The lag of the reactor is measured four times a second."""
     daemon = start("status 0/tcp4\n")
     end = time.monotonic() + PATIENCE
     while not (found := _metrics(daemon)).get(("svcd_reactor_lag_seconds_count",), 0) >= 4:
@@ -209,7 +209,7 @@ def test_the_lag_of_the_reactor_is_measured(start: Callable[..., Daemon]) -> Non
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    """A browser that has not been anywhere."""
+    """Return a browser with an empty profile."""
     made = Browser(tmp_path / "profile")
     yield made
     made.end()
@@ -233,8 +233,8 @@ return found;
 
 
 @pytest.mark.load
-def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
-    """It shows connections as they come, without a word in the console and without a request to anybody else."""
+def test_live_page(start: Callable[..., Daemon], browser: Browser) -> None:
+    """The page shows new connections, without messages in the console and without requests to other hosts."""
     daemon = start(SERVICES)
     root = f"http://127.0.0.1:{daemon.port('status/tcp4')}/"
     browser.visit(root)
@@ -249,7 +249,7 @@ def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
     recent = browser.run("return [...document.querySelectorAll('#recent > tr')].map((row) => row.innerText)")
     assert sum("echo/tcp4" in row for row in recent) == 3
     assert "address" in browser.run("return document.getElementById('refused').innerText")
-    # A chart is drawn as soon as there is a sample with something in it.
+    # A chart is drawn as soon as there is a sample that is not empty.
     assert browser.until("return document.querySelector('#services .came-line').getAttribute('d')").startswith("M")
     assert browser.run("return document.querySelector('#services small').textContent") == '<b>&amp;"'
     assert browser.run("return document.getElementById('live').textContent").startswith("live")
@@ -258,8 +258,8 @@ def test_the_page_lives(start: Callable[..., Daemon], browser: Browser) -> None:
 
 
 @pytest.mark.load
-def test_the_page_follows_states(start: Callable[..., Daemon], browser: Browser, open_folder: Path) -> None:
-    """What svcctl pauses or disables, and a process that fails, are seen without a reload of the page."""
+def test_page_shows_states(start: Callable[..., Daemon], browser: Browser, open_folder: Path) -> None:
+    """Paused and disabled services, and failed processes, appear without a reload of the page."""
     control = str(open_folder / "control")
     services = "false 0/tcp4 server=/bin/false\nold 0/tcp4 echo disable=yes\ngone 0/tcp4 server=/no/such\n"
     daemon = start(f"{SERVICES}{services}", "--control", control)
@@ -284,32 +284,30 @@ def test_the_page_follows_states(start: Callable[..., Daemon], browser: Browser,
 
 
 @pytest.mark.load
-def test_the_script_draws_what_the_server_draws(start: Callable[..., Daemon], browser: Browser) -> None:
-    """With and without JavaScript the rows are the same, to the letter."""
+def test_script_and_server_draw_the_same(start: Callable[..., Daemon], browser: Browser) -> None:
+    """The rows are identical with and without JavaScript."""
     daemon = start(SERVICES)
     root = f"http://127.0.0.1:{daemon.port('status/tcp4')}/"
     for size in (1, 1234, 99_999):
         exchange(daemon.connect("echo/tcp4"), b"x" * size)
     time.sleep(2 * MAX_AGE)
     row = 'return document.querySelector(\'#services > tr\').outerHTML.replace(/ d="[^"]*"| aria-label="[^"]*"/g, \'\')'
-    # The rate falls while time goes on, and back to nothing in the end.
+    # The rate falls with time, down to zero.
     browser.visit(root)
     drawn = browser.until(row, lambda text: ">0</td>" in text)
     still = "return document.querySelector('#services > tr [data-k=rate]').textContent"
     browser.until(still, lambda text: text == "0")
     drawn = browser.run(row)
     browser.tell("Emulation.setScriptExecutionDisabled", value=True)
-    # The page without JavaScript is loaded anew by itself; what is asked through the driver is no script of the page's.
+    # The page without JavaScript reloads itself; scripts of the driver run nevertheless.
     browser.visit(root)
     assert "as of page load" in browser.run("return document.getElementById('live').textContent")
     assert browser.run(row) == drawn
 
 
 @pytest.mark.load
-def test_it_is_readable_in_the_dark_and_on_a_telephone(
-    start: Callable[..., Daemon], browser: Browser, tmp_path: Path
-) -> None:
-    """The colours follow the reader's choice, and nothing has to be scrolled to the side."""
+def test_colours_and_narrow_screens(start: Callable[..., Daemon], browser: Browser, tmp_path: Path) -> None:
+    """The colours follow prefers-color-scheme, and no width needs horizontal scrolling."""
     daemon = start(SERVICES)
     browser.visit(f"http://127.0.0.1:{daemon.port('status/tcp4')}/")
     colours = set()

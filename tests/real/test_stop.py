@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Tolerance for a loaded machine, in seconds, beyond the bound of shutdown_timeout plus 2 s.
 SLACK = 3.0
-#: Service that echoes the name of what is to hang, and then lets that hang.
+#: Service that echoes a word and then lets hang what the word names: a pool thread, a thread or the event loop.
 STUCK = """
 import threading, time
 from twisted.internet.protocol import Factory, Protocol
@@ -49,7 +49,7 @@ def make(options):
 
 @pytest.fixture
 def stuck(start: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Daemon]:
-    """Return a function that starts a daemon and lets a part of it hang: `pool`, `thread` or `loop`."""
+    """Return a function that starts a daemon of which a part hangs: `pool`, `thread` or `loop`."""
     (tmp_path / "stuck.py").write_text(STUCK)
     path = f"{tmp_path}:{environment()['PYTHONPATH']}"
 
@@ -77,10 +77,10 @@ def _check_stop(seconds: float, *daemons: Daemon) -> None:
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
 def test_stop_ends_in_time_whatever_hangs(stuck: Callable[..., Daemon], reactor: str) -> None:
-    """A call in the thread pool, a thread or a call in the event loop hangs: the process ends, and the log says why."""
+    """A call in the thread pool or the event loop, or a thread, hangs: the process ends, and the log has the reason."""
     hanging = {b"pool": "PoolThread", b"thread": "Rester", b"loop": "main thread"}
     daemons = {thread: stuck(how, reactor) for how, thread in hanging.items()}
-    # Until the event loop hangs its daemon may end in good order.
+    # Before the event loop hangs its daemon could end in good order.
     time.sleep(0.3)
     _check_stop(3, *daemons.values())
     for thread, daemon in daemons.items():
@@ -116,7 +116,7 @@ def test_stop_during_a_reload_that_hangs(start: Callable[..., Daemon], tmp_path:
 def test_pid_file_is_removed(tmp_path: Path) -> None:
     """A daemon in the background whose stop hangs removes its pid file."""
     (tmp_path / "services").write_text("stuck 0/tcp bind=127.0.0.1 factory=stuck:make shutdown_timeout=0s\n")
-    # When the factory is made the process is in the background already.
+    # The factory is made when the process is in the background.
     (tmp_path / "stuck.py").write_text(STUCK.replace("    return ", "    deferToThread(rest)\n    return "))
     pid_file, log = tmp_path / "pid", tmp_path / "log"
     words = twistd("--pidfile", str(pid_file), "--logfile", str(log), "svcd", "--control", "")

@@ -1,4 +1,4 @@
-"""A real systemd: svcd is installed as a service, started, watched, reloaded, restarted under load, and taken away."""
+"""svcd under a real systemd: install, start, watchdog, reload, restart under load, uninstall."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from tests.real.daemon import PATIENCE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: What `systemd-analyze security` may say at most.
+#: Highest exposure level of `systemd-analyze security`.
 _EXPOSURE = 2.0
 SERVICES = "echo 7/tcp\necho 7/udp\nupper 7007/tcp\ndaytime 13/tcp\nlocal /run/svcd/local/unix echo\n"
 
 
 def etc() -> Path:
-    """The files of etc/, as they are installed, or as the checkout has them."""
+    """Return the directory etc/ of the installation or of the checkout."""
     package = Path(svcd.__file__).parent
     return package / "etc" if (package / "etc").is_dir() else package.parent / "etc"
 
 
 def _startable(unit: Path) -> str:
-    """A unit with programs that this machine has."""
+    """Return a unit whose programs exist on this machine."""
     return re.sub(r"/opt/svcd/bin/\w+", sys.executable, unit.read_text())
 
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units, in a folder of their own."""
+    """Return a directory with the units."""
     for name in ("svcd.service", "svcd.socket"):
         (tmp_path / name).write_text(_startable(etc() / "systemd" / name))
     return tmp_path
 
 
 def test_units_verify(units: Path, program: Callable[[str], str]) -> None:
-    """`systemd-analyze verify` finds nothing to say about them, with and without all the drop-ins."""
+    """`systemd-analyze verify` prints nothing, with and without all drop-ins."""
     words = [program("systemd-analyze"), "verify", "--man=no", str(units / "svcd.service"), str(units / "svcd.socket")]
     for drop_ins in (False, True):
         if drop_ins:
@@ -57,8 +57,8 @@ def test_units_verify(units: Path, program: Callable[[str], str]) -> None:
         assert (done.returncode, about) == (0, [])
 
 
-def test_the_unit_exposes_little(units: Path, program: Callable[[str], str]) -> None:
-    """`systemd-analyze security` says 2.0 or less."""
+def test_exposure_of_the_unit(units: Path, program: Callable[[str], str]) -> None:
+    """`systemd-analyze security` reports 2.0 or less."""
     words = [program("systemd-analyze"), "security", "--offline=true", "--no-pager", str(units / "svcd.service")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     if "unrecognized option" in done.stderr:
@@ -70,7 +70,7 @@ def test_the_unit_exposes_little(units: Path, program: Callable[[str], str]) -> 
 
 @pytest.fixture
 def machine(tmp_path: Path, program: Callable[[str], str], as_root: None) -> Iterator[Booted]:  # noqa: ARG001 - it skips
-    """A machine with svcd installed, not started yet."""
+    """Return a container with svcd installed and not started."""
     with booted(tmp_path, program) as inside:
         said = inside("/opt/svcd/bin/svcctl", "install")
         assert "write /usr/local/lib/systemd/system/svcd.service" in said
@@ -87,7 +87,7 @@ def _await(what: Callable[[], bool]) -> None:
 
 
 def _journal_has_fields(machine: Booted) -> None:
-    """The end of the connection to upper/tcp is an entry of the journal, which is found by its fields."""
+    """Check that the end of the connection to upper/tcp is a journal entry with its fields."""
     words = ["journalctl", "--no-pager", "-o", "json", "-u", "svcd", "SVCD_EVENT=end", "SVCD_SERVICE=upper/tcp"]
     _await(lambda: bool(machine(*words).strip()))
     (entry,) = map(json.loads, machine(*words).splitlines())
@@ -97,8 +97,8 @@ def _journal_has_fields(machine: Booted) -> None:
     assert entry["SYSLOG_IDENTIFIER"] == "svcd"
 
 
-def _control_is_roots(machine: Booted) -> None:
-    """Who runs as the daemon's user, as handlers do, can't reach or replace the control socket, nor see the daemon."""
+def _check_control_socket(machine: Booted) -> None:
+    """Check that the daemon's user can't reach or replace the control socket, nor see the daemon."""
     pid = machine.show("MainPID")["MainPID"]
     for _ in range(2):
         assert machine("stat", "-c", "%U %a", "/run/svcd/control") == "root 600\n"
@@ -110,13 +110,13 @@ def _control_is_roots(machine: Booted) -> None:
         machine("systemctl", "reload", "svcd")
 
 
-def test_installed_started_stopped_and_gone(machine: Booted) -> None:
-    """systemd hears that it is ready, and how it is; it has no privilege but low ports; uninstall leaves the edited."""
+def test_install_start_stop_and_uninstall(machine: Booted) -> None:
+    """systemd gets READY and STATUS; the only capability is for low ports; uninstall keeps edited files."""
     machine("systemd-analyze", "verify", "--man=no", "svcd.service")
     machine("systemctl", "enable", "--now", "svcd")
     shown = machine.show("ActiveState", "SubState", "Type", "MainPID", "StatusText", "NFileDescriptorStore", "User")
     assert (shown["ActiveState"], shown["SubState"], shown["Type"]) == ("active", "running", "notify")
-    # IPv4 and IPv6 for those with a port.
+    # IPv4 and IPv6 for services with a port.
     listeners = 4 * len(machine("sh", "-c", "ls /proc/net/tcp*").split()) + 1
     assert shown["StatusText"] == f"services: 5, listeners: {listeners}, connections: 0"
     assert shown["NFileDescriptorStore"] == str(listeners)
@@ -125,11 +125,11 @@ def test_installed_started_stopped_and_gone(machine: Booted) -> None:
     status = machine("cat", f"/proc/{shown['MainPID']}/status")
     assert int(re.findall(r"^Uid:\s+(\d+)", status, re.MULTILINE)[0]) == int(machine("id", "-u", "svcd"))
     capabilities = re.findall(r"^Cap(?:Prm|Eff|Bnd):\s+([0-9a-f]+)", status, re.MULTILINE)
-    assert {int(each, 16) for each in capabilities} == {1 << 10}  # CAP_NET_BIND_SERVICE alone
+    assert {int(each, 16) for each in capabilities} == {1 << 10}  # only CAP_NET_BIND_SERVICE
     assert re.findall(r"^(?:NoNewPrivs|Seccomp):\s+(\d)", status, re.MULTILINE) == ["1", "2"]
     assert "reactor=UvReactor" in machine.journal()
     assert "upper/tcp" in machine("svcctl", "status")
-    _control_is_roots(machine)
+    _check_control_socket(machine)
     declined = machine("svcctl", "upgrade", check=False)
     assert "systemctl restart refuses no client" in declined
     assert machine.show("MainPID")["MainPID"] == shown["MainPID"]
@@ -175,9 +175,9 @@ print(json.dumps({**counts, "longest": longest}))
 """
 
 
-def test_restarts_under_load_refuse_nobody(machine: Booted) -> None:
-    """64 clients connect, are told the time and close, again and again; five restarts cost none of them its answer."""
-    # Without its limit the journal would drop lines of the last daemon: connections alone have thousands a second.
+def test_restarts_under_load_refuse_no_client(machine: Booted) -> None:
+    """Five restarts while 64 clients read the time repeatedly: each client gets its answer."""
+    # With its rate limit the journal would drop lines of the last daemon: connections cause thousands a second.
     limits = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nLogRateLimitIntervalSec=0\n"
     machine.put("/etc/systemd/system/svcd.service.d/often.conf", limits)
     machine("systemctl", "daemon-reload")
@@ -196,19 +196,19 @@ def test_restarts_under_load_refuse_nobody(machine: Booted) -> None:
         time.sleep(0.3)
         load.stdin.close()
         counts = json.loads(load.stdout.read())
-    # For whoever wants the figures: pytest -rP.
+    # Shown by pytest -rP.
     print(counts)
     longest = counts.pop("longest")
     assert counts.keys() == {"served"}, counts
     assert counts["served"] > 500
     assert longest < PATIENCE
     assert len(pids) == 6
-    # Those of the last daemon may be on their way to the journal.
+    # Lines of the last daemon may not be in the journal yet.
     _await(lambda: machine.journal().count("origin=store") == 5 * int(stored))
 
 
-def test_a_daemon_that_hangs_is_started_again(machine: Booted) -> None:
-    """Its signs of life stop, systemd ends it and starts another, and a client that came meanwhile is served."""
+def test_watchdog_restarts_a_hanging_daemon(machine: Booted) -> None:
+    """Without watchdog messages systemd restarts the daemon, and a client that connected meanwhile is served."""
     machine.put("/etc/systemd/system/svcd.service.d/soon.conf", "[Service]\nWatchdogSec=1\nLimitCORE=0\n")
     machine("systemctl", "daemon-reload")
     machine("systemctl", "start", "svcd")
@@ -224,8 +224,8 @@ def test_a_daemon_that_hangs_is_started_again(machine: Booted) -> None:
     assert "Watchdog timeout" in machine.journal()
 
 
-def test_a_reload(machine: Booted) -> None:
-    """`systemctl reload` goes over to the new file, and fails with one that has mistakes, which changes nothing."""
+def test_reload(machine: Booted) -> None:
+    """`systemctl reload` applies the new file; with errors in the file it fails and changes nothing."""
     machine("systemctl", "start", "svcd")
     pid = machine.show("MainPID")
     machine.put("/etc/svcd/services", "echo 7/tcp4\nupper 77/tcp4\n")
@@ -244,7 +244,7 @@ def test_a_reload(machine: Booted) -> None:
 
 
 def test_tls_under_the_unit(machine: Booted) -> None:
-    """Certificates that the daemon's user can read are served, by name, though nothing may be written and executed."""
+    """Certificates that the daemon's user can read are selected by name under MemoryDenyWriteExecute=."""
     authority = Authority()
     machine.put("/etc/svcd/names/localhost.pem", authority.sign("localhost").bundle.decode())
     machine.put("/etc/svcd/ca.pem", authority.pem.decode())
@@ -258,7 +258,7 @@ def test_tls_under_the_unit(machine: Booted) -> None:
 
 
 def test_socket_activation(machine: Booted) -> None:
-    """The first client starts the daemon; the sockets stay systemd's when it stops, and another starts it again."""
+    """The first client starts the daemon; systemd keeps the sockets after its stop, and another client starts it."""
     text = machine("cat", "/usr/local/share/svcd/svcd.socket")
     machine.put("/etc/systemd/system/svcd.socket", text)
     lines = "echo 7/tcp\necho 7/udp\nlocal /run/svcd/echo.sock/unix echo\nupper 7007/tcp4\n"
@@ -269,7 +269,7 @@ def test_socket_activation(machine: Booted) -> None:
     for _ in range(2):
         assert machine.ask(7, "hi") == "hi"
         assert machine.ask(7007, "hi") == "HI"
-        # What systemd lends is not stored; what svcd has opened by itself is.
+        # Sockets of the socket unit are not in the store; sockets that svcd has opened are.
         _await(lambda: machine.show("NFileDescriptorStore")["NFileDescriptorStore"] == "1")
         machine("systemctl", "stop", "svcd.service")
         assert machine("ls", "-A", "/run/svcd").split() == ["echo.sock"]
@@ -277,7 +277,7 @@ def test_socket_activation(machine: Booted) -> None:
 
 
 def test_handlers_run_under_the_unit(machine: Booted) -> None:
-    """A program and a Python handler, as the daemon's user; with the drop-ins as other users, and in a chroot."""
+    """Programs and Python handlers run as the daemon's user; with the drop-ins as other users and in a chroot."""
     handler = "import os\n\ndef who(client, address):\n    client.sendall(b'%d' % os.getuid())\n"
     machine.put("/opt/handlers/ours.py", handler)
     handlers = "id 1001/tcp4 server='/usr/bin/id -un'{}\nwho 1002/tcp4 python=ours:who python_path=/opt/handlers{}\n"

@@ -1,4 +1,4 @@
-"""Deadlines of a daemon with very many clients that deserve them, and of processes that wait for nothing."""
+"""Timeouts of a daemon with many clients, and of processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ slow    0/tcp discard idle_timeout=4s session_timeout=6s
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    """Room for the test's own side of the connections."""
+    """Raise the soft limit of descriptors for the test's side of the connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 4 * CLIENTS:
         pytest.skip(f"the hard limit of open files is {hard}; {4 * CLIENTS} are needed")
@@ -43,21 +43,21 @@ def many_descriptors() -> Iterator[None]:
 
 
 def _crowd(daemon: Daemon, service: str) -> list[socket.socket]:
-    """Very many clients."""
+    """Return 1000 clients of a service."""
     address = ("127.0.0.1", daemon.port(service))
     clients = []
     for _ in range(CLIENTS):
         client = socket.socket()
         client.settimeout(PATIENCE)
-        # Or a crowd that reads nothing would fill the kernel with gigabytes.
+        # Small buffers: with default ones clients that do not read would fill gigabytes of the kernel.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
         client.connect(address)
         clients.append(client)
     return clients
 
 
-def _a_byte_a_second(clients: list[socket.socket]) -> None:
-    """Until some are ended."""
+def _send_a_byte_per_second(clients: list[socket.socket]) -> None:
+    """Send until a connection is ended."""
     with contextlib.suppress(ConnectionError):
         while True:
             for client in clients:
@@ -70,7 +70,7 @@ def _ends(daemon: Daemon, service: str) -> list[dict[str, str]]:
 
 
 def _answer_time(daemon: Daemon) -> float:
-    """How long a normal client waits for its answer, its connection included, in seconds."""
+    """Return the response time of a normal client, with its connection, in seconds."""
     began = time.monotonic()
     assert exchange(daemon.connect("normal/tcp"), b"hello") == b"hello"
     return time.monotonic() - began
@@ -79,12 +79,12 @@ def _answer_time(daemon: Daemon) -> float:
 @pytest.mark.load
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_crowds_are_ended_as_promised(start: Callable[..., Daemon], reactor: str) -> None:
-    """Silent, deaf and endless clients end by their own deadlines while a normal one is served all the time."""
+def test_timeouts_of_many_clients(start: Callable[..., Daemon], reactor: str) -> None:
+    """Clients that are silent, do not read or never end are closed by timeouts while a normal client is served."""
     daemon = start(SERVICES, twistd_arguments=("-r", reactor))
     crowds = {service: _crowd(daemon, f"{service}/tcp") for service in ("silent", "deaf", "slow")}
     waits = []
-    slow = threading.Thread(target=_a_byte_a_second, args=(crowds["slow"],))
+    slow = threading.Thread(target=_send_a_byte_per_second, args=(crowds["slow"],))
     slow.start()
     while slow.is_alive():
         waits.append(_answer_time(daemon))
@@ -94,7 +94,7 @@ def test_crowds_are_ended_as_promised(start: Callable[..., Daemon], reactor: str
         ends = _ends(daemon, f"{service}/tcp")
         assert {end["reason"] for end in ends} == {reason}
         lasted = [float(end["seconds"]) for end in ends]
-        # The promise is an eighth; a loaded machine may add to it, and a deaf client takes what fits in its buffers.
+        # The promised bound is 9/8; a loaded machine may add to it, and `deaf` clients first fill their buffers.
         assert seconds <= min(lasted)
         assert max(lasted) < seconds * 9 / 8 + 20
         print(f"{reactor}: {service} ended after {min(lasted):.3f} to {max(lasted):.3f} s, by {reason}")
@@ -107,8 +107,8 @@ def test_crowds_are_ended_as_promised(start: Callable[..., Daemon], reactor: str
     assert daemon.stop() == 0
 
 
-def test_a_client_at_a_unix_socket_has_deadlines(start: Callable[..., Daemon], tmp_path: object) -> None:
-    """There the transport counts."""
+def test_timeouts_at_a_unix_socket(start: Callable[..., Daemon], tmp_path: object) -> None:
+    """At a UNIX socket the transport measures activity."""
     daemon = start(
         f"one {tmp_path}/1/unix echo idle_timeout=1s\ntwo {tmp_path}/2/unix chargen idle_timeout=1s\n"
         f"three {tmp_path}/3/unix discard first_byte_timeout=1s\n"
@@ -120,8 +120,8 @@ def test_a_client_at_a_unix_socket_has_deadlines(start: Callable[..., Daemon], t
         client.close()
 
 
-def test_handlers_have_deadlines(start: Callable[..., Daemon]) -> None:
-    """What the kernel sees of a connection that only a process has: an idle cat is ended, a busy one is not."""
+def test_timeouts_of_handlers(start: Callable[..., Daemon]) -> None:
+    """The kernel reports activity of a connection that only a process has: an idle cat is ended, a busy one not."""
     daemon = start(
         "@defaults bind=127.0.0.1\n"
         "cat     0/tcp  server=/bin/cat idle_timeout=1.5s log_on_success=PID,EXIT,DURATION\n"
@@ -160,8 +160,8 @@ def test_handlers_have_deadlines(start: Callable[..., Daemon]) -> None:
     assert daemon.stop() == 0
 
 
-def test_a_handler_that_has_closed_its_connection_is_idle(start: Callable[..., Daemon]) -> None:
-    """Nothing will move on it any more, though its process lives."""
+def test_handler_that_has_closed_its_connection_is_idle(start: Callable[..., Daemon]) -> None:
+    """idle_timeout ends a process that has closed its connection."""
     daemon = start(
         "@defaults bind=127.0.0.1\n"
         "first  0/tcp server=/bin/cat idle_timeout=1s\n"
@@ -172,8 +172,8 @@ def test_a_handler_that_has_closed_its_connection_is_idle(start: Callable[..., D
     assert daemon.wait_event("end", "shut/tcp")[0]["reason"] == "idle"
 
 
-def test_a_handler_over_ipv6_and_one_that_takes_both(start: Callable[..., Daemon], has_ipv6: bool) -> None:
-    """The kernel finds connections of every family."""
+def test_timeouts_of_handlers_over_ipv6(start: Callable[..., Daemon], has_ipv6: bool) -> None:
+    """Activity is found for IPv6 and IPv4-mapped connections."""
     if not has_ipv6:
         pytest.skip("no IPv6")
     daemon = start(

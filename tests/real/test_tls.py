@@ -1,4 +1,4 @@
-"""Services that speak TLS, asked by the clients that people have; on every reactor."""
+"""Services with TLS and common clients, on all reactors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ tcpmux   0/tcp
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make certificates and the files of the services."""
+    """Return a directory with certificates and the files of the services."""
     folder = tmp_path_factory.mktemp("d")
     (folder / "www").mkdir()
     (folder / "www" / "big").write_bytes(DATA)
@@ -70,7 +70,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module", params=["uv", "epoll", "asyncio"])
 def daemon(request: pytest.FixtureRequest, folder: Path) -> Iterator[Daemon]:
-    """One daemon for all the clients, on each reactor."""
+    """Return a daemon for all clients, on each reactor."""
     if request.param == "uv":
         pytest.importorskip("uvloop")
     place = folder / request.param
@@ -82,7 +82,7 @@ def daemon(request: pytest.FixtureRequest, folder: Path) -> Iterator[Daemon]:
 
 
 class _Client:
-    """Connects by Python's own TLS; every connection is closed with the test."""
+    """TLS connections by the ssl module, which are closed with the test."""
 
     def __init__(self, daemon: Daemon, folder: Path) -> None:
         self._daemon = daemon
@@ -105,7 +105,7 @@ class _Client:
 
 @pytest.fixture
 def connect(daemon: Daemon, folder: Path) -> Iterator[_Client]:
-    """Connect to a service."""
+    """Return a TLS connection to a service."""
     client = _Client(daemon, folder)
     yield client
     client.close()
@@ -120,7 +120,7 @@ def _rest(client: ssl.SSLSocket) -> bytes:
 
 
 def _echoed(client: ssl.SSLSocket, data: bytes) -> bytes:
-    """Send data and read as much, both at once in one thread: OpenSSL's connections are not for two."""
+    """Send data and read as much in a single thread, because OpenSSL connections are not thread-safe."""
     rest, answer = memoryview(data), b""
     client.setblocking(False)
     while len(answer) < len(data):
@@ -135,14 +135,14 @@ def _echoed(client: ssl.SSLSocket, data: bytes) -> bytes:
 
 
 def test_echo(connect: _Client) -> None:
-    """A megabyte comes back while it is sent; then each side takes its leave."""
+    """A megabyte comes back while it is sent; then both sides send closure alerts."""
     client = connect("echo/tcp")
     assert _echoed(client, DATA) == DATA
     client.unwrap()
 
 
 def test_local_sockets(daemon: Daemon, connect: _Client) -> None:
-    """TLS works on a UNIX socket as well, with a clean end."""
+    """TLS works at a UNIX socket, with a clean end."""
     client = connect("local/unix", family=socket.AF_UNIX)
     client.sendall(b"hi")
     assert client.recv(10) == b"hi"
@@ -152,7 +152,7 @@ def test_local_sockets(daemon: Daemon, connect: _Client) -> None:
     assert end["reason"] == "done"
 
 
-def test_a_service_that_closes_first(daemon: Daemon, connect: _Client) -> None:
+def test_service_that_closes_first(daemon: Daemon, connect: _Client) -> None:
     """Daytime sends its line and then a closure alert."""
     with connect("daytime/tcp") as client:
         assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\r\n", _rest(client))
@@ -160,8 +160,8 @@ def test_a_service_that_closes_first(daemon: Daemon, connect: _Client) -> None:
     assert end["reason"] == "done"
 
 
-def test_chargen_waits_for_its_client(daemon: Daemon, connect: _Client) -> None:
-    """A client that reads nothing stops it; one that leaves ends it."""
+def test_chargen_with_a_client_that_does_not_read(daemon: Daemon, connect: _Client) -> None:
+    """A client that does not read blocks it; a client that closes ends it."""
     client = connect("chargen/tcp")
     assert client.recv(74) == bytes(range(32, 104)) + b"\r\n"
     client.close()
@@ -188,16 +188,16 @@ def test_client_certificates_and_banners(daemon: Daemon, connect: _Client) -> No
     assert (mine["tls"], mine["subject"], mine["sni"]) == ("TLSv1.3", "CN=anna.example.org", "localhost")
 
 
-def test_a_redirection(connect: _Client) -> None:
-    """TLS is terminated, and the target gets plaintext, with both half-closes."""
+def test_redirect(connect: _Client) -> None:
+    """TLS is terminated, and the target gets plaintext and both half-closes."""
     client = connect("to/tcp")
     client.sendall(b"to and fro")
     assert client.recv(100) == b"to and fro"
     client.unwrap()
 
 
-def test_by_way_of_tcpmux(daemon: Daemon, folder: Path) -> None:
-    """A client of tcpmux goes on in TLS behind the plus."""
+def test_tcpmux(daemon: Daemon, folder: Path) -> None:
+    """A client of tcpmux starts the handshake after the `+` line."""
     with daemon.connect("tcpmux/tcp") as plain:
         plain.sendall(b"echo\r\n")
         answer = b""
@@ -211,7 +211,7 @@ def test_by_way_of_tcpmux(daemon: Daemon, folder: Path) -> None:
 
 
 def test_curl(daemon: Daemon, folder: Path, program: Callable[[str], str]) -> None:
-    """Curl gets a file by https, twice on one connection, and the metrics of the status service."""
+    """curl gets a file over https, twice on one connection, and the metrics of the status service."""
     base = f"https://localhost:{daemon.port('files/tcp')}"
     words = [program("curl"), "-sS", "--cacert", str(folder / "ca")]
     assert run(*words, f"{base}/big", f"{base}/big") == DATA + DATA
@@ -221,7 +221,7 @@ def test_curl(daemon: Daemon, folder: Path, program: Callable[[str], str]) -> No
 
 
 def test_plain_http(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """A client that speaks plain HTTP gets an answer in plain HTTP, and the log has the reason."""
+    """A client with plain HTTP gets an answer in plain HTTP, and the log has the reason."""
     said = run(program("curl"), "-sS", f"http://127.0.0.1:{daemon.port('files/tcp')}/")
     assert b"HTTPS" in said
     (fail,) = daemon.wait_event("fail", "files/tcp")
@@ -229,13 +229,13 @@ def test_plain_http(daemon: Daemon, program: Callable[[str], str]) -> None:
 
 
 def test_ncat_half_closes(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """Ncat ends its side of the transport without a word in TLS, and gets its answer."""
+    """ncat ends its side of the transport without a closure alert, and gets its answer."""
     words = [program("ncat"), "--ssl", "127.0.0.1", str(daemon.port("echo/tcp"))]
     assert run(*words, data=b"hi") == b"hi"
 
 
 def test_socat_half_closes(daemon: Daemon, folder: Path, program: Callable[[str], str]) -> None:
-    """Socat ends its side by a closure alert, and gets its answer, however long it is."""
+    """socat ends its side by a closure alert, and gets its answer of any length."""
     address = f"OPENSSL:localhost:{daemon.port('echo/tcp')},cafile={folder}/ca"
     data = DATA[:100_000]
     assert run(program("socat"), "-t", "10", "-", address, data=data) == data
@@ -272,20 +272,20 @@ task.react(main, sys.argv[1:])
 
 
 def test_twisted(daemon: Daemon, folder: Path) -> None:
-    """A client in Twisted ends in good order."""
+    """A Twisted client ends in good order."""
     said = run(sys.executable, "-c", _TWISTED, str(daemon.port("echo/tcp")), str(folder / "ca"))
     assert said.decode().splitlines()[-1] == "from Twisted ConnectionDone"
 
 
-def test_a_client_that_does_not_read(connect: _Client) -> None:
-    """Echo stops reading from it: what it can send has a bound, and nothing of that is lost."""
+def test_client_that_does_not_read(connect: _Client) -> None:
+    """Echo stops reading from it: the client can send a bounded amount, and nothing of it is lost."""
     client = connect("echo/tcp")
     client.setblocking(False)
     sent = 0
     with contextlib.suppress(ssl.SSLWantWriteError):
         while sent < 100_000_000:
             sent += client.send(DATA[:16_384])
-    # As the buffers of the kernel fill, so does the service stop.
+    # The service stops reading when the buffers of the kernel are full.
     assert sent < 100_000_000
     client.settimeout(PATIENCE)
     got = 0
@@ -294,8 +294,8 @@ def test_a_client_that_does_not_read(connect: _Client) -> None:
     assert got == sent
 
 
-def test_a_reload_turns_tls_on_and_off(start: Callable[..., Daemon], folder: Path) -> None:
-    """New connections have what holds then, on the same socket; open ones go on as they are."""
+def test_reload_turns_tls_on_and_off(start: Callable[..., Daemon], folder: Path) -> None:
+    """The change applies to new connections on the same socket; open ones go on as before."""
     port = _free_port()
     plain = f"echo {port}/tcp bind=127.0.0.1\n"
     secure = plain.replace("\n", f" tls_cert={folder}/server\n")
@@ -324,8 +324,8 @@ def test_a_reload_turns_tls_on_and_off(start: Callable[..., Daemon], folder: Pat
 
 
 @pytest.mark.load
-def test_a_browser(start: Callable[..., Daemon], folder: Path, tmp_path: Path) -> None:
-    """Chromium shows a page and the status page by https, with its live numbers."""
+def test_browser(start: Callable[..., Daemon], folder: Path, tmp_path: Path) -> None:
+    """Chromium shows a page and the live status page over https."""
     daemon = start(
         f"@defaults bind=127.0.0.1 tls_cert={folder}/server\nfiles 0/tcp4 http root={folder}/www\nstatus 0/tcp4\n"
     )
@@ -343,14 +343,14 @@ def test_a_browser(start: Callable[..., Daemon], folder: Path, tmp_path: Path) -
         browser.end()
 
 
-def test_openssl_may_ask_for_new_keys(daemon: Daemon, program: Callable[[str], str]) -> None:
-    """Key updates, of one side and of both (RFC 8446, 4.6.3), disturb nothing."""
+def test_key_updates(daemon: Daemon, program: Callable[[str], str]) -> None:
+    """Key updates of one side and of both (RFC 8446, 4.6.3) do not disturb the connection."""
     words = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{daemon.port('echo/tcp')}"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as client:
         assert client.stdin is not None
         assert client.stdout is not None
         try:
-            # A letter alone in what it reads is a command.
+            # A line with a single letter is a command of s_client.
             for word, answer in [("1", "1"), ("K", "KEYUPDATE"), ("2", "2"), ("k", "KEYUPDATE"), ("3", "3")]:
                 client.stdin.write(f"{word}\n".encode())
                 client.stdin.flush()

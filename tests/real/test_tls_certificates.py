@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CA, CLIENTS, OTHERS = Authority(), Authority("Clients"), Authority("Others")
 SERVER = CA.sign("localhost", "127.0.0.1")
-#: What daytime says.
+#: Pattern of the answer of daytime.
 DATE = re.compile(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]{2} [0-9:]{8} 2[0-9]{3}")
 
 
@@ -41,14 +41,14 @@ def _put(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The server's certificate, and those of the authorities."""
+    """Return a directory with the certificates of the server and of the authorities."""
     _put(tmp_path, {"ca": CA.pem, "server": SERVER.bundle, "clients": CLIENTS.pem})
     return tmp_path
 
 
 @pytest.fixture
 def ask(program: Callable[[str], str], folder: Path) -> Callable[..., str]:
-    """Ask a service by openssl s_client, which trusts CA; what it was answered, or why not."""
+    """Run openssl s_client, which trusts CA, with a service; return the answer, or the error."""
     openssl, count = program("openssl"), iter(range(100))
 
     def asker(daemon: Daemon, service: str, *words: str, certificate: Signed | None = None) -> str:
@@ -65,7 +65,7 @@ def ask(program: Callable[[str], str], folder: Path) -> Callable[..., str]:
 
 
 def test_versions_of_tls(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
-    """OpenSSL's client gets its answer by TLS 1.2 and 1.3, not by older ones; and with tls_min=1.3 by that alone."""
+    """openssl s_client gets its answer with TLS 1.2 and 1.3, not with older ones; with tls_min=1.3 only with 1.3."""
     secure = f"tls_cert={folder}/server"
     daemon = start(f"@defaults bind=127.0.0.1\ndaytime 0/tcp {secure}\nnew 0/tcp daytime {secure} tls_min=1.3\n")
     old = ["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"]
@@ -82,7 +82,7 @@ def test_versions_of_tls(start: Callable[..., Daemon], ask: Callable[..., str], 
 
 
 def test_names(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
-    """A client gets the certificate of the name it requests, of a whole domain, the default, or none."""
+    """A client gets the certificate of the requested name, of a wildcard, the default, or none."""
     sni = folder / "sni"
     sni.mkdir()
     _put(
@@ -102,8 +102,8 @@ def test_names(start: Callable[..., Daemon], ask: Callable[..., str], folder: Pa
         assert "unrecognized name" in ask(daemon, "strict/tcp", *words)
 
 
-def test_clients_certificates(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
-    """Clients are let in by certificates of the right authority and name that were not revoked; or without any."""
+def test_client_certificates(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
+    """Clients need a certificate of the right authority and name that is not revoked; optionally none."""
     anna, bob, gone = (CLIENTS.sign(f"{name}.example.org") for name in ("anna", "bob", "gone"))
     CLIENTS.revoke(gone)
     _put(folder, {"crl": CLIENTS.crl()})
@@ -130,7 +130,7 @@ def test_clients_certificates(start: Callable[..., Daemon], ask: Callable[..., s
 
 
 def _serial(port: int, context: ssl.SSLContext) -> int:
-    """Of the certificate that a new connection is shown, and which serves it."""
+    """Return the serial number of the certificate of a new connection, which is served."""
     with (
         socket.create_connection(("127.0.0.1", port), PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as client,
@@ -143,7 +143,7 @@ def _serial(port: int, context: ssl.SSLContext) -> int:
 
 
 class _Crowd:
-    """Clients that come again and again, and note what they are shown, or what goes wrong."""
+    """Threads of clients that connect repeatedly and record the serial numbers or the errors."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.serials: list[int] = []
@@ -161,7 +161,7 @@ class _Crowd:
                 self.errors.append(error)
 
     def leave(self) -> None:
-        """No more."""
+        """Stop the clients."""
         self._over.set()
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -170,9 +170,9 @@ class _Crowd:
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
 def test_certificates_change_while_clients_come(start: Callable[..., Daemon], folder: Path, reactor: str) -> None:
-    """Twenty times: no client fails, and every client after the change gets the new certificate.
+    """In twenty changes no client fails, and each client after a change gets the new certificate.
 
-    Half of the changes replace files, the others switch links, as certbot does.
+    Half of the changes replace files, the others replace links, as certbot does.
     """
     (folder / "live").symlink_to(folder / "server")
     text = f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/live\n"
@@ -200,7 +200,7 @@ def test_certificates_change_while_clients_come(start: Callable[..., Daemon], fo
     assert set(crowd.serials) <= {each.certificate.serial_number for each in used}
 
 
-def test_a_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder: Path) -> None:
+def test_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder: Path) -> None:
     """A reload with an unusable certificate has the reason, and the service goes on with the old one."""
     daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
     (folder / "server").write_bytes(CA.sign("localhost").pem)
@@ -214,7 +214,7 @@ def test_a_bad_certificate_changes_nothing(start: Callable[..., Daemon], folder:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
-def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folder: Path) -> None:
+def test_key_that_only_root_can_read(start: Callable[..., Daemon], open_folder: Path) -> None:
     """It is read before root is given up; the log warns that it can't be read again, and it stays in use."""
     _put(open_folder, {"server": SERVER.pem, "key": SERVER.key_pem})
     (open_folder / "server").chmod(0o644)
@@ -229,7 +229,7 @@ def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folde
     )
     newer = CA.sign("localhost")
     _put(open_folder, {"server": newer.pem, "key": newer.key_pem})
-    # Other changes can be made all the same.
+    # Other changes are possible nevertheless.
     services.write_text(f"{text}upper 0/tcp bind=127.0.0.1\n")
     daemon.process.send_signal(signal.SIGHUP)
     daemon.wait_for(lambda line: " reload added=1 " in line)
@@ -242,14 +242,12 @@ def test_a_key_that_root_alone_can_read(start: Callable[..., Daemon], open_folde
 _SET_MDWE, _REFUSE_EXEC_GAIN = 65, 1
 
 
-def test_memory_that_cannot_be_written_and_executed(
-    start: Callable[..., Daemon], ask: Callable[..., str], folder: Path
-) -> None:
-    """Names, protocols and clients' certificates work under MemoryDenyWriteExecute=, as the installed unit has it."""
+def test_memory_deny_write_execute(start: Callable[..., Daemon], ask: Callable[..., str], folder: Path) -> None:
+    """Selection by name, ALPN and client certificates work under MemoryDenyWriteExecute= of the installed unit."""
     prctl = ctypes.CDLL(None).prctl
 
     def deny() -> None:
-        # Kernels before 6.3 do not know it: the test is none there, and does no harm.
+        # Kernels before 6.3 do not have it: there the test passes without a check.
         prctl(_SET_MDWE, _REFUSE_EXEC_GAIN, 0, 0, 0)
 
     sni = folder / "sni"
@@ -263,8 +261,8 @@ def test_memory_that_cannot_be_written_and_executed(
     assert re.search(r"depth=0 CN ?= ?one.example\n", said)
 
 
-def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -> None:
-    """By the log, by svcctl and by the metrics: which file, and when; also of what has expired, which is served."""
+def test_expiring_certificates_are_reported(start: Callable[..., Daemon], folder: Path) -> None:
+    """The log, svcctl and the metrics have file and time, also of expired certificates, which are served."""
     soon = CA.sign("localhost", expires=CA.now + timedelta(days=10, hours=1))
     _put(folder, {"soon": soon.bundle, "past": CA.sign("localhost", expires=CA.now - timedelta(hours=1)).bundle})
     control = folder / "control"
@@ -292,8 +290,8 @@ def test_what_expires_soon_is_told(start: Callable[..., Daemon], folder: Path) -
     assert "certificate-expires service=late/tcp" not in "\n".join(daemon.lines)
 
 
-def test_check_finds_mistakes(folder: Path) -> None:
-    """`svcctl check` names the file, the place and the remedy, and exits by 1: the text of the file has no mistake."""
+def test_check_reports_unusable_certificates(folder: Path) -> None:
+    """`svcctl check` names the file, the place and the remedy, and exits by 1, as for other faults."""
     exposed = folder / "server"
     exposed.chmod(0o644)
     services = folder / "services"
@@ -309,8 +307,8 @@ def test_check_finds_mistakes(folder: Path) -> None:
     ]
 
 
-def test_the_profile(start: Callable[..., Daemon], program: Callable[[str], str], folder: Path) -> None:
-    """sslyze finds Mozilla's intermediate profile."""
+def test_mozilla_profile(start: Callable[..., Daemon], program: Callable[[str], str], folder: Path) -> None:
+    """sslyze confirms Mozilla's intermediate profile."""
     sslyze = program("sslyze")
     daemon = start(f"echo 0/tcp bind=127.0.0.1 tls_cert={folder}/server\n")
     address = f"localhost:{daemon.port('echo/tcp')}"

@@ -1,4 +1,4 @@
-"""twistd's own ways: in the foreground, as a daemon, with dropped privileges; and what happens when it can't start."""
+"""svcd under twistd: in the foreground, in the background, with dropped privileges; and failed starts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOBODY = 65_534
 
 
 def run(*words: str, folder: Path, **more: object) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command that ends by itself."""
     env = environment()
     if "setpriv" in words[0]:
         # Another user can't write the data of a coverage run.
@@ -46,14 +46,14 @@ def run(*words: str, folder: Path, **more: object) -> subprocess.CompletedProces
 
 @pytest.fixture
 def taken() -> Iterator[socket.socket]:
-    """A port that somebody listens on."""
+    """Return a port that is in use."""
     listener = socket.create_server(("127.0.0.1", 0))
     yield listener
     listener.close()
 
 
 def test_help(tmp_path: Path) -> None:
-    """`twistd svcd --help` shows every option and where the services file is looked for."""
+    """`twistd svcd --help` lists all options and the paths of the services file."""
     done = run(*twistd("svcd", "--help"), folder=tmp_path)
     assert done.returncode == 0
     for word in ["--services", "--port-offset", "--log-format", "--check", "/etc/svcd/services"]:
@@ -62,7 +62,7 @@ def test_help(tmp_path: Path) -> None:
 
 
 def test_check(tmp_path: Path) -> None:
-    """--check shows one line for each listener and exits by 0; with mistakes it shows each of them and exits by 78."""
+    """--check prints a line for each listener and exits by 0; with errors it prints each of them and exits by 78."""
     (tmp_path / "good").write_text("echo 7/tcp bind=127.0.0.1\nlocal /tmp/x/unix echo\n")
     good = run(*twistd("svcd", "--check", "--services", "good", "--port-offset", "1000"), folder=tmp_path)
     assert (good.returncode, good.stderr) == (0, "")
@@ -77,7 +77,7 @@ def test_check(tmp_path: Path) -> None:
 
 
 def test_bad_file_starts_nothing(tmp_path: Path) -> None:
-    """A services file with mistakes starts nothing: the mistakes, 78, and no traceback."""
+    """With errors in the services file the daemon prints them, without a traceback, and exits by 78."""
     (tmp_path / "bad").write_text("echo 0/tcp bind=127.0.0.1\nfoo 1/tcp\n")
     done = run(*twistd("-n", "svcd", "--services", "bad"), folder=tmp_path)
     assert done.returncode == 78
@@ -88,7 +88,7 @@ def test_bad_file_starts_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["--nodaemon", "--umask=022"])
 def test_port_in_use(tmp_path: Path, taken: socket.socket, mode: str) -> None:
-    """A taken port is one line with service, address, cause and remedy, and 71; no pid file stays."""
+    """A port in use is a line with service, address, cause and remedy, and status 71; no pid file stays."""
     port = taken.getsockname()[1]
     (tmp_path / "services").write_text(f"echo {port}/tcp bind=127.0.0.1\n")
     done = run(*twistd(mode, "svcd", "--services", "services"), folder=tmp_path)
@@ -102,7 +102,7 @@ def test_port_in_use(tmp_path: Path, taken: socket.socket, mode: str) -> None:
 
 @pytest.fixture
 def unprivileged(program: Callable[[str], str]) -> list[str]:
-    """Words before a command that make it an ordinary user's; none where the tests are run by one."""
+    """Return the words that run a command as an ordinary user; none if the tests run as one."""
     if os.geteuid() != 0:
         return []
     words = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -112,10 +112,10 @@ def unprivileged(program: Callable[[str], str]) -> list[str]:
 
 
 def test_low_port_without_root(tmp_path: Path, unprivileged: list[str]) -> None:
-    """A low port without root is one line that says what it needs, and 71."""
+    """A low port without root is a line with the remedy, and status 71."""
     if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) < 1024:
         pytest.skip("low ports need no privilege on this machine")
-    # The other user can't look into this test's folder, but it inherits a descriptor.
+    # The other user can't read the directory of the test, but inherits a descriptor.
     services = tmp_path / "services"
     services.write_text("echo 7/tcp bind=127.0.0.1\n")
     with services.open() as file:
@@ -126,14 +126,14 @@ def test_low_port_without_root(tmp_path: Path, unprivileged: list[str]) -> None:
     assert "echo/tcp: can't listen on 127.0.0.1:7: Permission denied; ports below 1024 need root" in done.stderr
 
 
-def test_unwritable_folder(unprivileged: list[str]) -> None:
-    """In a folder that can't be written a daemon says what to do about its pid file."""
+def test_unwritable_directory(unprivileged: list[str]) -> None:
+    """In a directory without write permission the error has the remedy for the pid file."""
     done = run(*unprivileged, *twistd("svcd"), folder=Path("/"))
     assert "can't write the pid file twistd.pid" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_daemonised(tmp_path: Path) -> None:
+def test_background(tmp_path: Path) -> None:
     """`twistd svcd` leaves the terminal, writes its pid and its log, returns when it serves, and ends on SIGTERM."""
     (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
     words = twistd("--pidfile", "my.pid", "--logfile", "my.log", "--umask", "027", "svcd", "--services", "services")
@@ -156,7 +156,7 @@ def test_daemonised(tmp_path: Path) -> None:
 
 
 def test_log_that_cannot_be_written(tmp_path: Path) -> None:
-    """A log that can't be written is one line and no daemon."""
+    """If the log can't be written the error is a single line, and no daemon starts."""
     (tmp_path / "services").write_text("echo 0/tcp bind=127.0.0.1\n")
     done = run(*twistd("--logfile", "no/such/folder/log", "svcd", "--services", "services"), folder=tmp_path)
     assert done.returncode == 73
@@ -167,7 +167,7 @@ def test_log_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("as_root")
 def test_uid_binds_low_ports_first(tmp_path: Path, start: Callable[..., Daemon], program: Callable[[str], str]) -> None:
     """`twistd --uid nobody` listens on low ports and serves them as nobody."""
-    # In a network of its own, where the low ports are free.
+    # In a new network namespace, where the low ports are free.
     shell = 'ip link set lo up && exec "$@"'
     before = [program("unshare"), "--net", program("sh"), "-c", shell, "sh"]
     program("ip")
@@ -210,15 +210,15 @@ def test_stop_lets_connections_end(start: Callable[..., Daemon], number: int) ->
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_a_signal_may_come_as_soon_as_it_is_ready(start: Callable[..., Daemon], reactor: str) -> None:
-    """Whoever reads that it is ready can stop it in good order."""
+def test_signal_right_after_the_ready_line(start: Callable[..., Daemon], reactor: str) -> None:
+    """A signal right after the `ready` line stops the daemon in good order."""
     for number in (signal.SIGTERM, signal.SIGINT):
         daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=["--reactor", reactor])
         assert daemon.stop(number) == 0
 
 
-def test_stop_has_an_end(start: Callable[..., Daemon]) -> None:
-    """A connection that goes on after shutdown_timeout is closed, and the log says why."""
+def test_shutdown_timeout(start: Callable[..., Daemon]) -> None:
+    """A connection that goes on after shutdown_timeout is closed, and the log has the reason."""
     daemon = start("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.2s\n")
     with daemon.connect("echo/tcp") as client:
         client.sendall(b"x")
@@ -227,8 +227,8 @@ def test_stop_has_an_end(start: Callable[..., Daemon]) -> None:
     assert daemon.wait_event("end", "echo/tcp")[0]["reason"] == "shutdown"
 
 
-def test_second_signal_hurries(start: Callable[..., Daemon]) -> None:
-    """A second signal closes what is open instead of waiting, without a traceback."""
+def test_second_signal_closes_connections(start: Callable[..., Daemon]) -> None:
+    """A second signal closes open connections at once, without a traceback."""
     daemon = start("echo 0/tcp bind=127.0.0.1 shutdown_timeout=1h\n")
     with daemon.connect("echo/tcp") as client:
         client.sendall(b"x")
@@ -239,7 +239,7 @@ def test_second_signal_hurries(start: Callable[..., Daemon]) -> None:
     assert not [line for line in daemon.lines if "Traceback" in line]
 
 
-def test_idle_http_does_not_hold_up_the_end(start: Callable[..., Daemon]) -> None:
+def test_idle_http_connections_do_not_delay_the_stop(start: Callable[..., Daemon]) -> None:
     """An idle keep-alive connection of a browser is closed at once when the daemon stops."""
     daemon = start("http 0/tcp bind=127.0.0.1 shutdown_timeout=1h\n")
     with daemon.connect("http/tcp") as client:
@@ -263,7 +263,7 @@ REACTORS = {
 
 @pytest.mark.parametrize("reactor", REACTORS)
 def test_reactors(start: Callable[..., Daemon], reactor: str) -> None:
-    """svcd takes the reactor on uvloop by itself, works on those of Twisted as well, and says which one runs."""
+    """The reactor on uvloop is the default, those of Twisted work as well, and the log names the reactor."""
     words = ["-r", reactor] if reactor else []
     daemon = start("echo 0/tcp bind=127.0.0.1\necho 0/udp bind=127.0.0.1\n", twistd_arguments=words)
     daemon.wait_for(lambda line: " ready " in line and line.endswith(f" reactor={REACTORS[reactor]}"))
@@ -318,7 +318,7 @@ def test_exception_ends_one_connection(start: Callable[..., Daemon], tmp_path: P
     assert daemon.stop() == 0
 
 
-def test_privilege_is_used_before_it_is_gone(start: Callable[..., Daemon], tmp_path: Path, as_root: None) -> None:  # noqa: ARG001
+def test_files_are_read_before_root_is_given_up(start: Callable[..., Daemon], tmp_path: Path, as_root: None) -> None:  # noqa: ARG001
     """With --uid, files that only root can read are read before root is given up."""
     quotes = tmp_path / "quotes"
     quotes.write_text("A secret of root.\n")
@@ -329,8 +329,8 @@ def test_privilege_is_used_before_it_is_gone(start: Callable[..., Daemon], tmp_p
     assert daemon.stop() == 0
 
 
-def test_nobody_reads_the_log(tmp_path: Path) -> None:
-    """A daemon whose standard output nobody reads goes on serving, and stops when it is told to."""
+def test_unread_standard_output(tmp_path: Path) -> None:
+    """A daemon whose standard output is not read goes on serving, and stops after SIGTERM."""
     path = tmp_path / "s"
     (tmp_path / "services").write_text(f"local {path}/unix echo\n")
     words = twistd("-n", "--pidfile=", "svcd", "--services", "services")
@@ -348,10 +348,10 @@ def test_nobody_reads_the_log(tmp_path: Path) -> None:
         process.stdout.close()
 
 
-def test_services_do_not_talk_to_services(start: Callable[..., Daemon]) -> None:
-    """A datagram that seems to come from a service of this daemon is not answered: no two keep each other busy."""
+def test_no_datagram_loops(start: Callable[..., Daemon]) -> None:
+    """A datagram with the source address of a service of this daemon is not answered, which would start a loop."""
     daemon = start("@defaults bind=127.0.0.1\necho 0/udp\nchargen 0/udp\n")
-    # As forged: bound to the same port, which the kernel allows on another loopback address.
+    # Like a forged source: the kernel allows the same port on another loopback address.
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forger:
         forger.bind(("127.0.0.2", daemon.port("chargen/udp")))
         forger.sendto(b"?", ("127.0.0.1", daemon.port("echo/udp")))
@@ -374,8 +374,8 @@ def test_unix_socket_is_removed(start: Callable[..., Daemon], tmp_path: Path) ->
     assert not path.exists()
 
 
-def test_another_daemons_socket_is_left_alone(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """A daemon that stops removes no socket file but its own."""
+def test_socket_file_of_another_daemon(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """A daemon that stops removes only its own socket files."""
     path = tmp_path / "s"
     first = start(f"local {path}/unix echo\n")
     path.unlink()
@@ -385,7 +385,7 @@ def test_another_daemons_socket_is_left_alone(start: Callable[..., Daemon], tmp_
 
 
 def test_version_and_module(tmp_path: Path) -> None:
-    """`python -m svcd --version` and `twistd svcd --version` say the same."""
+    """`python -m svcd --version` and `twistd svcd --version` print the same."""
     module = run(sys.executable, "-m", "svcd", "--version", folder=tmp_path).stdout
     assert re.fullmatch(r"svcd \d+\.\d+\.\d+\n", module)
     assert run(*twistd("svcd", "--version"), folder=tmp_path).stdout == module

@@ -1,4 +1,4 @@
-"""Answers over UDP come from the address that was asked, on every reactor, over both versions of IP."""
+"""Answers over UDP have the destination address of the question as source, on all reactors, over IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: Asks an address from within the daemon's network, on a connected socket, to which an answer of another does not come.
+#: Client in the daemon's network namespace, on a connected socket, which gets no answers from other addresses.
 _ASK = """
 import socket, sys
 family, kind, _, _, name = socket.getaddrinfo(sys.argv[1], int(sys.argv[2]), type=socket.SOCK_DGRAM)[0]
@@ -36,8 +36,8 @@ def _ask(host: str, port: int, data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_any_address_answers_as_itself(start: Callable[..., Daemon], reactor: str) -> None:
-    """The loopback network has many addresses, and a server that is bound to none of them is each of them."""
+def test_answer_of_a_wildcard_socket(start: Callable[..., Daemon], reactor: str) -> None:
+    """A server on the wildcard address answers from each loopback address."""
     daemon = start(
         "@defaults per_source_rate=none\n"
         "four 0/udp4 echo\nsix 0/udp6 echo\nboth 0/udp6 echo v6only=no\nown 0/udp4 echo bind=127.0.0.2\n",
@@ -51,8 +51,8 @@ def test_any_address_answers_as_itself(start: Callable[..., Daemon], reactor: st
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_many_who_ask_at_once_are_each_answered(start: Callable[..., Daemon], reactor: str) -> None:
-    """Whatever waits is answered in batches, and no answer goes to another client or from another address."""
+def test_answers_in_batches(start: Callable[..., Daemon], reactor: str) -> None:
+    """Queued datagrams are answered in batches, each to its client and from its address."""
     daemon = start("echo 0/udp4 per_source_rate=none\n", twistd_arguments=["--reactor", reactor])
     clients = []
     for number in range(150):
@@ -72,10 +72,8 @@ def test_many_who_ask_at_once_are_each_answered(start: Callable[..., Daemon], re
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_addresses_of_interfaces_answer_as_themselves(
-    start: Callable[..., Daemon], program: Callable[[str], str], reactor: str
-) -> None:
-    """Those of one network, of several, and link-local ones, which mean nothing without their interface."""
+def test_answers_of_interfaces(start: Callable[..., Daemon], program: Callable[[str], str], reactor: str) -> None:
+    """The addresses are of one network, of several, and link-local, which need their interface."""
     made = (
         "ip link set lo up && ip link add d0 type veth peer name d1 && ip link set d0 up && "
         "ip link set d1 up && ip addr add 10.77.0.1/24 dev d0 && ip addr add 10.77.0.2/24 dev d0 && "

@@ -1,4 +1,4 @@
-"""What somebody who forges senders can make of a daemon's datagram services: nothing worth his while."""
+"""Datagram services with forged source addresses: no loops, no amplification."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from tests.real.daemon import Daemon
 
-#: How long a loop is watched, in seconds.
+#: Time for which a loop is observed, in seconds.
 _WATCHED = 2.0
 
 
 def _forge(source: tuple[str, int], target: tuple[str, int], data: bytes) -> None:
-    """Send a datagram with a sender that is somebody else (RFC 768, RFC 791); needs root."""
+    """Send a datagram with a forged source (RFC 768, RFC 791); needs root."""
     addresses = socket.inet_aton(source[0]) + socket.inet_aton(target[0])
     # Without a checksum, which IPv4 allows.
     udp = struct.pack("!HHHH", source[1], target[1], 8 + len(data), 0) + data
@@ -44,7 +44,7 @@ def _free_low_port() -> int:
 
 
 def _loop(one: Daemon, other: Daemon) -> float:
-    """Point two echoes at each other; the processor time of both, as a share of a core."""
+    """Start a loop between two echo services; return the processor time of both, as a share of a core."""
     _forge(("127.0.0.1", one.port("echo/udp4")), ("127.0.0.1", other.port("echo/udp4")), b"x" * 64)
     used = one.cpu_seconds() + other.cpu_seconds()
     began = time.monotonic()
@@ -53,7 +53,7 @@ def _loop(one: Daemon, other: Daemon) -> float:
 
 
 def _datagrams(daemon: Daemon) -> tuple[int, int]:
-    """Stop a daemon: how many datagrams it got, and how many of them it ignored."""
+    """Stop a daemon; return how many datagrams it received, and how many of them it ignored."""
     assert daemon.stop() == 0
     (line,) = [line for line in daemon.lines if " close service=echo/udp4 " in line]
     found = fields(line)
@@ -62,8 +62,8 @@ def _datagrams(daemon: Daemon) -> tuple[int, int]:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
-def test_a_loop_of_low_ports_ends_at_once(start: Callable[..., Daemon]) -> None:
-    """One forged question gets no answer."""
+def test_loop_of_low_ports(start: Callable[..., Daemon]) -> None:
+    """A forged datagram gets no answer."""
     one = start(f"echo {_free_low_port()}/udp4 bind=127.0.0.1\n")
     other = start(f"echo {_free_low_port()}/udp4 bind=127.0.0.1\n")
     share = _loop(one, other)
@@ -75,8 +75,8 @@ def test_a_loop_of_low_ports_ends_at_once(start: Callable[..., Daemon]) -> None:
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
-def test_a_loop_of_other_ports_costs_little(start: Callable[..., Daemon]) -> None:
-    """A source gets so many answers a second: the loop ends when both have given them, or costs a few percent."""
+def test_loop_of_other_ports(start: Callable[..., Daemon]) -> None:
+    """The rate limit of a source ends the loop, or limits it to a few percent of a core."""
     one, other = start("echo 0/udp4 bind=127.0.0.1\n"), start("echo 0/udp4 bind=127.0.0.1\n")
     share = _loop(one, other)
     counts = _datagrams(one), _datagrams(other)
@@ -87,8 +87,8 @@ def test_a_loop_of_other_ports_costs_little(start: Callable[..., Daemon]) -> Non
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
-def test_addresses_of_many_are_not_answered(start: Callable[..., Daemon]) -> None:
-    """Nor those of nobody."""
+def test_multicast_and_broadcast_sources(start: Callable[..., Daemon]) -> None:
+    """Multicast, broadcast and unspecified sources get no answer."""
     daemon = start("echo 0/udp4\n")
     for host in ("127.255.255.255", "224.0.0.1", "255.255.255.255"):
         _forge((host, 40_000), ("127.0.0.1", daemon.port("echo/udp4")), b"x")
@@ -96,7 +96,7 @@ def test_addresses_of_many_are_not_answered(start: Callable[..., Daemon]) -> Non
         client.send(b"hello")
         assert client.recv(10) == b"hello"
     received, ignored = _datagrams(daemon)
-    # The kernel drops some such senders itself.
+    # The kernel drops some of these sources.
     assert ignored == received - 1
 
 
@@ -124,8 +124,8 @@ def test_no_builtin_is_an_amplifier(start: Callable[..., Daemon]) -> None:
         assert not select.select([client], [], [], 0.2)[0]
 
 
-def test_who_may_ask_is_said_for_datagrams_too(start: Callable[..., Daemon]) -> None:
-    """only_from and no_access hold; a refusal is in the log with its rule, and counted in the end."""
+def test_access_rules(start: Callable[..., Daemon]) -> None:
+    """only_from and no_access apply; a refusal is in the log with its rule, and in the count at the end."""
     daemon = start("echo 0/udp4 bind=127.0.0.1 only_from=127.0.0.0/8 no_access=127.0.0.5\n")
     target = ("127.0.0.1", daemon.port("echo/udp4"))
     for host, answered in (("127.0.0.2", True), ("127.0.0.5", False), ("127.0.0.6", True)):
@@ -140,8 +140,8 @@ def test_who_may_ask_is_said_for_datagrams_too(start: Callable[..., Daemon]) -> 
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll", "asyncio"])
-def test_host_names_in_rules_hold_for_datagrams(start: Callable[..., Daemon], reactor: str) -> None:
-    """From the first datagram on: it waits until they are looked up; a reload has them at once."""
+def test_host_names_in_access_rules(start: Callable[..., Daemon], reactor: str) -> None:
+    """The first datagram waits until they are looked up; after a reload they are known at once."""
     text = "@defaults only_from=localhost{}\necho 0/udp4\necho 0/tcp4\n"
     daemon = start(text.format(""), twistd_arguments=["--reactor", reactor])
     target = ("127.0.0.1", daemon.port("echo/udp4"))

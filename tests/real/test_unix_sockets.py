@@ -1,4 +1,4 @@
-"""Files of UNIX sockets, that of the control socket included: where they are, whose, and how they come back."""
+"""Files of UNIX sockets and of the control socket: paths, owners, and how they are restored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def svcctl(control: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command for the daemon at a control socket."""
+    """Run a command of svcctl for the daemon at a control socket."""
     command = [sys.executable, "-m", "svcd", "--control", str(control), *words]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
@@ -34,10 +34,10 @@ def _shout(path: Path) -> bytes:
 
 
 @pytest.mark.parametrize("reactor", ["uv", "epoll"])
-def test_a_unix_socket_comes_back(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Whose file was removed, moved or replaced by a socket that nobody serves; who is connected notices nothing.
+def test_unix_socket_is_restored(start: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """A socket file that was removed, moved or replaced by an unused socket is restored; open connections go on.
 
-    Signals do it, and svcctl, as long as it finds the control socket. The control socket comes back first.
+    A signal restores it, and svcctl does while the control socket exists. The control socket is restored first.
     """
     path, control, gram = open_folder / "u.sock", open_folder / "control", open_folder / "g.sock"
     services = f"up {path}/unix upper\ncat {open_folder}/c.sock/unix server=/bin/cat\necho {gram}/unixgram\n"
@@ -68,8 +68,8 @@ def test_a_unix_socket_comes_back(start: Callable[..., Daemon], open_folder: Pat
     assert sorted(each.name for each in open_folder.iterdir()) == ["moved"]
 
 
-def test_a_unix_socket_that_can_not_come_back(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """A file that is no socket stands there: the service is broken and named, and comes back when the file is gone."""
+def test_unix_socket_that_can_not_be_restored(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """If another file has its path the service is broken, and recovers when that file is removed."""
     path, control = open_folder / "u.sock", open_folder / "control"
     daemon = start(f"up {path}/unix upper\necho 0/tcp4 bind=127.0.0.1\n", "--control", str(control))
     path.unlink()
@@ -89,8 +89,8 @@ def test_a_unix_socket_that_can_not_come_back(start: Callable[..., Daemon], open
     assert svcctl(control, "status").returncode == 0
 
 
-def test_a_unix_socket_comes_back_with_an_upgrade(start: Callable[..., Daemon], open_folder: Path) -> None:
-    """The new daemon opens it at its place, and the old one does not take it away."""
+def test_upgrade_restores_a_unix_socket(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """The new daemon opens it at its path, and the old daemon does not remove it."""
     path, control = open_folder / "u.sock", open_folder / "control"
     daemon = start(f"up {path}/unix upper\n", "--control", str(control))
     path.unlink()
@@ -106,17 +106,17 @@ def test_a_unix_socket_comes_back_with_an_upgrade(start: Callable[..., Daemon], 
 
 
 @pytest.fixture
-def stranger(program: Callable[[str], str], as_nobody: list[str], as_root: None) -> Iterator[_Stranger]:  # noqa: ARG001
-    """A user whose session has no folder of its own."""
+def sessionless(program: Callable[[str], str], as_nobody: list[str], as_root: None) -> Iterator[_Sessionless]:  # noqa: ARG001
+    """Return a user without a runtime directory."""
     user = 1_000_000 + os.getpid()
     before = [program("setpriv"), f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-    made = _Stranger(user, before)
+    made = _Sessionless(user, before)
     yield made
     shutil.rmtree(made.folder, ignore_errors=True)
 
 
-class _Stranger:
-    """A user with a number, and with nothing else."""
+class _Sessionless:
+    """A user with a uid, without a runtime directory."""
 
     def __init__(self, user: int, before: list[str]) -> None:
         self.user = user
@@ -124,7 +124,7 @@ class _Stranger:
         self.folder = Path(f"/tmp/svcd-{user}")
 
     def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command for the daemon at the usual place."""
+        """Run a command of svcctl for the daemon at the default path."""
         env = {name: value for name, value in environment().items() if name != "XDG_RUNTIME_DIR"}
         command = [*self.before, sys.executable, "-m", "svcd", *words]
         return subprocess.run(command, env=env, cwd="/", capture_output=True, text=True, timeout=PATIENCE)
@@ -136,57 +136,59 @@ class _Stranger:
         return Daemon(folder, services, before=self.before, env=env, usual_control=True)
 
 
-def test_without_a_session_there_is_a_folder_all_the_same(stranger: _Stranger, open_folder: Path) -> None:
-    """It is the user's alone, svcctl finds it, and the socket goes with the daemon."""
-    daemon = stranger.start(open_folder)
+def test_control_socket_without_a_runtime_directory(sessionless: _Sessionless, open_folder: Path) -> None:
+    """Its directory is accessible only to the user, svcctl finds it, and the stop removes the socket."""
+    daemon = sessionless.start(open_folder)
     try:
-        assert stranger.svcctl("status").returncode == 0
-        status = stranger.folder.stat()
-        assert (status.st_uid, status.st_mode & 0o777) == (stranger.user, 0o700)
-        shutil.rmtree(stranger.folder)
+        assert sessionless.svcctl("status").returncode == 0
+        status = sessionless.folder.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (sessionless.user, 0o700)
+        shutil.rmtree(sessionless.folder)
         daemon.process.send_signal(signal.SIGHUP)
-        wait_until((stranger.folder / "control").exists, "the control socket comes back")
-        assert stranger.svcctl("reload").returncode == 0
+        wait_until((sessionless.folder / "control").exists, "the control socket comes back")
+        assert sessionless.svcctl("reload").returncode == 0
         assert daemon.stop() == 0
-        assert list(stranger.folder.iterdir()) == []
-        done = stranger.svcctl("status")
-        assert (done.returncode, f"{stranger.folder}/control" in done.stderr) == (69, True)
+        assert list(sessionless.folder.iterdir()) == []
+        done = sessionless.svcctl("status")
+        assert (done.returncode, f"{sessionless.folder}/control" in done.stderr) == (69, True)
     finally:
         daemon.end()
 
 
 @pytest.mark.parametrize("kind", ["another's", "open", "a link", "a file"])
-def test_a_folder_that_others_could_have_made(stranger: _Stranger, open_folder: Path, kind: str) -> None:
-    """The daemon serves without a control socket and says why, and svcctl does not ask whoever listens there."""
+def test_untrusted_directory_of_the_control_socket(sessionless: _Sessionless, open_folder: Path, kind: str) -> None:
+    """The daemon serves without a control socket and logs the reason, and svcctl does not connect there."""
     if kind == "a file":
-        stranger.folder.touch()
+        sessionless.folder.touch()
     elif kind == "a link":
-        stranger.folder.symlink_to(open_folder)
+        sessionless.folder.symlink_to(open_folder)
     else:
-        stranger.folder.mkdir(mode=0o777)
-        stranger.folder.chmod(0o777 if kind == "another's" else 0o755)
+        sessionless.folder.mkdir(mode=0o777)
+        sessionless.folder.chmod(0o777 if kind == "another's" else 0o755)
     if kind != "another's":
-        os.chown(stranger.folder, stranger.user, stranger.user, follow_symlinks=False)
+        os.chown(sessionless.folder, sessionless.user, sessionless.user, follow_symlinks=False)
     try:
-        daemon = stranger.start(open_folder)
+        daemon = sessionless.start(open_folder)
         try:
             (line,) = daemon.wait_for(lambda line: " problem " in line and "svcctl can't reach this daemon" in line)
-            assert str(stranger.folder) in line
+            assert str(sessionless.folder) in line
             assert exchange(daemon.connect("echo/tcp4"), b"x") == b"x"
             assert not (open_folder / "control").exists()
-            done = stranger.svcctl("status")
-            assert (done.returncode, str(stranger.folder) in done.stderr) == (69, True)
+            done = sessionless.svcctl("status")
+            assert (done.returncode, str(sessionless.folder) in done.stderr) == (69, True)
             assert daemon.stop() == 0
         finally:
             daemon.end()
     finally:
-        if not stranger.folder.is_dir() or stranger.folder.is_symlink():
-            stranger.folder.unlink()
+        if not sessionless.folder.is_dir() or sessionless.folder.is_symlink():
+            sessionless.folder.unlink()
 
 
 @pytest.mark.usefixtures("as_root", "as_nobody")
-def test_the_daemons_user_controls_it(start: Callable[..., Daemon], open_folder: Path, as_nobody: list[str]) -> None:
-    """With --uid: the socket is that user's, also when it was removed and comes back; others are kept out."""
+def test_control_socket_of_the_daemons_user(
+    start: Callable[..., Daemon], open_folder: Path, as_nobody: list[str]
+) -> None:
+    """With --uid that user owns the socket, also after it was restored; other users are refused."""
     control = open_folder / "control"
     daemon = start(
         "echo 0/tcp4 bind=127.0.0.1\n", "--control", str(control), twistd_arguments=["--uid=nobody", "--gid=nogroup"]
@@ -206,8 +208,8 @@ def test_the_daemons_user_controls_it(start: Callable[..., Daemon], open_folder:
 
 
 @pytest.mark.usefixtures("as_root")
-def test_nobody_looks_into_the_daemon(ordinary: Callable[..., Daemon], as_nobody: list[str]) -> None:
-    """A handler that runs as the daemon's own user reads none of its memory, environment or descriptors."""
+def test_handlers_can_not_read_the_daemon(ordinary: Callable[..., Daemon], as_nobody: list[str]) -> None:
+    """A handler with the daemon's user can't read the memory, environment or descriptors of the daemon."""
     code = "import os, sys\nfor name in sys.argv[2:]:\n"
     code += "    try:\n        os.listdir(f'/proc/{sys.argv[1]}/fd') if name == 'fd' else "
     code += "open(f'/proc/{sys.argv[1]}/{name}', 'rb')\n"

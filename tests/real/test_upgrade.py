@@ -1,4 +1,4 @@
-"""`svcctl upgrade`: a new daemon takes over from the one that runs, or that goes on as if nothing had been."""
+"""`svcctl upgrade`: a new daemon takes over, or the old daemon goes on unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _upgrade(folder: Path, *words: str) -> dict[str, int]:
 
 
 def _ask(folder: Path, command: str, **arguments: object) -> dict[str, Any]:
-    """The same without a process for it."""
+    """Send a command to the control socket and return the answer, without a process."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(PATIENCE * 2)
         client.connect(str(folder / "control"))
@@ -52,7 +52,7 @@ def _ask(folder: Path, command: str, **arguments: object) -> dict[str, Any]:
 
 
 @pytest.fixture
-def begin(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
+def start_controlled(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
     """Return a function that starts a daemon with its control socket in the open folder."""
 
     def starter(services: str = SERVICES, **settings: object) -> Daemon:
@@ -62,10 +62,10 @@ def begin(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daem
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_new_daemon_takes_over(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """All kinds of sockets stay where they are, old connections go on in the old process, which ends with the last."""
+def test_new_daemon_takes_over(start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """All kinds of sockets stay open; open connections go on in the old process, which ends with the last of them."""
     local = f"loc {open_folder}/loc/unix upper\nlog {open_folder}/log/unixgram echo\n"
-    daemon = begin(SERVICES + local, twistd_arguments=["--reactor", reactor])
+    daemon = start_controlled(SERVICES + local, twistd_arguments=["--reactor", reactor])
     old = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
     for client in old:
         client.sendall(b"before")
@@ -106,10 +106,10 @@ def _version() -> str:
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_proxy_that_says_its_header_late(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Its connection was accepted before the upgrade, and is served after it, by the old daemon."""
+def test_late_proxy_header(start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """A connection that was accepted before the upgrade is served by the old daemon after it."""
     services = "@defaults bind=127.0.0.1 proxy_protocol=127.0.0.1\necho 0/tcp\ncat 0/tcp server=/bin/cat\n"
-    daemon = begin(services, twistd_arguments=["--reactor", reactor])
+    daemon = start_controlled(services, twistd_arguments=["--reactor", reactor])
     clients = [daemon.connect("echo/tcp"), daemon.connect("cat/tcp")]
     wait_until(lambda: len(_ask(open_folder, "connections")["result"]) == 2, "both connections are listed")
     found = _upgrade(open_folder)
@@ -123,9 +123,9 @@ def test_a_proxy_that_says_its_header_late(begin: Callable[..., Daemon], open_fo
     Process(found["pid"]).wait()
 
 
-def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """A daemon that has taken over is replaced itself while the first still has a connection; --now ends that."""
-    daemon = begin("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.3s\n")
+def test_upgrade_of_an_upgraded_daemon(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """A daemon that has taken over is replaced while the first has a connection; --now ends connections."""
+    daemon = start_controlled("echo 0/tcp bind=127.0.0.1 shutdown_timeout=0.3s\n")
     with daemon.connect("echo/tcp") as first:
         first.sendall(b"1")
         assert first.recv(1) == b"1"
@@ -134,7 +134,7 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
         assert (third["before"], third["connections"]) == (second["pid"], 0)
         Process(second["pid"]).wait()
         assert daemon.process.poll() is None
-        # Who is in a hurry ends it as ever; it takes nothing from the one that serves.
+        # SIGTERM ends the first daemon as usual; the daemon that serves is not affected.
         daemon.process.terminate()
         assert daemon.process.wait(PATIENCE) == 0
     with daemon.connect("echo/tcp") as client:
@@ -150,9 +150,9 @@ def test_one_after_the_other(begin: Callable[..., Daemon], open_folder: Path) ->
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_connection_that_is_kept_alive(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """The old daemon's next answer over HTTP is its last, so that no client stays with it for ever."""
-    daemon = begin("status 0/tcp4\n", twistd_arguments=["--reactor", reactor])
+def test_http_keep_alive(start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """The next answer of the old daemon over HTTP closes the connection, so that no client stays with it."""
+    daemon = start_controlled("status 0/tcp4\n", twistd_arguments=["--reactor", reactor])
     question = b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with daemon.connect("status/tcp4") as client:
         client.sendall(question)
@@ -166,7 +166,7 @@ def test_a_connection_that_is_kept_alive(begin: Callable[..., Daemon], open_fold
     assert exchange(daemon.connect("status/tcp4"), question).startswith(b"HTTP/1.1 200 ")
 
 
-#: Has the socket until it is told to end.
+#: Program that reads from the socket until a datagram `end`.
 WAITS = """
 import os, socket
 sock = socket.socket(fileno=os.dup(0))
@@ -179,11 +179,13 @@ while question != b"end":
 
 
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_a_program_that_has_the_socket_keeps_it(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Until it ends, in the old process; only then the new daemon starts one. No datagram is lost or served twice."""
+def test_program_of_wait_yes_over_an_upgrade(
+    start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str
+) -> None:
+    """It keeps the socket until it ends; then the new daemon starts one. No datagram is lost or served twice."""
     (open_folder / "waits.py").write_text(WAITS)
     server = f"{sys.executable} -I -S {open_folder}/waits.py"
-    daemon = begin(
+    daemon = start_controlled(
         f'it 0/udp4 bind=127.0.0.1 wait=yes server="{server}"\necho 0/tcp\n', twistd_arguments=["--reactor", reactor]
     )
     with daemon.connect("it/udp4") as client, daemon.connect("echo/tcp") as stays:
@@ -210,7 +212,7 @@ def test_a_program_that_has_the_socket_keeps_it(begin: Callable[..., Daemon], op
     assert _ask(open_folder, "status")["result"]["pid"] == found["pid"]
 
 
-#: Accepts until it is told to end.
+#: Program that accepts until a client sends `end`.
 ACCEPTS = """
 import os, socket
 listener = socket.socket(fileno=os.dup(0))
@@ -225,7 +227,7 @@ while question != b"end":
 
 @pytest.mark.parametrize("reactor", [*REACTORS, "asyncio"])
 def test_programs_keep_their_sockets_over_upgrades(
-    begin: Callable[..., Daemon], open_folder: Path, reactor: str
+    start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str
 ) -> None:
     """No daemon starts a second program while the first lives, although the daemon that started it is killed."""
     (open_folder / "waits.py").write_text(WAITS)
@@ -236,7 +238,7 @@ def test_programs_keep_their_sockets_over_upgrades(
         for net, where in nets.items()
     ]
     text = "\n".join(["@defaults bind=127.0.0.1", *lines, "echo 0/tcp", ""])
-    daemon = begin(text, twistd_arguments=["--reactor", reactor])
+    daemon = start_controlled(text, twistd_arguments=["--reactor", reactor])
 
     def answers(question: bytes, wanted: dict[str, int] | None = None, times: int = 1) -> dict[str, int]:
         for _ in range(times):
@@ -274,7 +276,7 @@ def test_programs_keep_their_sockets_over_upgrades(
 
 
 OWN = "own 0/tcp factory=ours:make\n"
-#: What a new daemon may suffer: the services file, a module that it imports, how svcctl would exit, and what it says.
+#: Failures of a new daemon: the services file, a module that it imports, the code of the answer, and its reason.
 FAILURES = {
     "file": ("ecoh 0/tcp\n", "", "config", "did you mean 'echo'?"),
     "socket": ("more {taken}/tcp4 discard\n", "", "config", "Address already in use"),
@@ -289,9 +291,9 @@ def _import_from(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{environment()['PYTHONPATH']}:{folder}"}
 
 
-def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """The answer and the log have the new daemon's own messages, and the old daemon serves as before."""
-    daemon = begin(f"{SERVICES}loc {open_folder}/loc/unix echo mode=0600\n", env=_import_from(open_folder))
+def test_failed_upgrade_changes_nothing(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """The answer and the log have the messages of the new daemon, and the old daemon serves as before."""
+    daemon = start_controlled(f"{SERVICES}loc {open_folder}/loc/unix echo mode=0600\n", env=_import_from(open_folder))
     for name, (text, module, code, reason) in FAILURES.items():
         with socket.create_server(("127.0.0.1", 0)) as taken:
             services = text.replace("{taken}", str(taken.getsockname()[1]))
@@ -320,9 +322,9 @@ def test_one_that_does_not_come_up_changes_nothing(begin: Callable[..., Daemon],
     assert not (open_folder / "loc").exists()
 
 
-def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """As after a reload, the answer names it and svcctl exits by 1, and the new daemon serves the others."""
-    daemon = begin("echo 0/tcp4 bind=127.0.0.1\n")
+def test_upgrade_with_a_broken_service(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """As after a reload, the answer names the service, svcctl exits by 1, and the new daemon serves the others."""
+    daemon = start_controlled("echo 0/tcp4 bind=127.0.0.1\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         daemon.file.write_text(
             f"echo 0/tcp4 bind=127.0.0.1\nmore {taken.getsockname()[1]}/tcp4 discard bind=127.0.0.1\n"
@@ -336,10 +338,12 @@ def test_a_service_that_can_not_be_served(begin: Callable[..., Daemon], open_fol
 
 
 @contextlib.contextmanager
-def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Iterator[tuple[Daemon, socket.socket]]:
-    """Daemon in an upgrade whose new daemon imports while the file `wait` exists, and the client that requested it."""
+def _importing(
+    start_controlled: Callable[..., Daemon], folder: Path, services: str
+) -> Iterator[tuple[Daemon, socket.socket]]:
+    """Start an upgrade whose new daemon imports while the file `wait` exists; return daemon and control client."""
     (folder / "marks.py").write_text(MARKS)
-    daemon = begin(services, env={**_import_from(folder), "MARKS": str(folder)})
+    daemon = start_controlled(services, env={**_import_from(folder), "MARKS": str(folder)})
     (folder / "wait").touch()
     marks = len(list(folder.glob("imported-*")))
     with socket.socket(socket.AF_UNIX) as client:
@@ -350,10 +354,10 @@ def _importing(begin: Callable[..., Daemon], folder: Path, services: str) -> Ite
         yield daemon, client
 
 
-def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """The new daemon is ready after its import: the old daemon serves until then, and no client is refused."""
+def test_upgrade_with_a_slow_import(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """The old daemon serves until the new daemon has imported its module, and no client is refused."""
     services = "echo 0/tcp4\nown 0/tcp4 factory=marks:make bind=127.0.0.1\n"
-    with _importing(begin, open_folder, services) as (daemon, client):
+    with _importing(start_controlled, open_folder, services) as (daemon, client):
         end = time.monotonic() + 1.5
         while time.monotonic() < end:
             with daemon.connect("own/tcp4") as question:
@@ -366,18 +370,18 @@ def test_a_module_that_takes_long(begin: Callable[..., Daemon], open_folder: Pat
     assert not any(" broken " in line for line in daemon.lines)
 
 
-def test_a_service_manager_does_it_itself(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """Under a service manager the daemon declines, and names the alternative."""
+def test_upgrade_under_a_service_manager(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """Under a service manager the upgrade is refused, and the error names the alternative."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(open_folder / "notify"))
-        begin(env={"NOTIFY_SOCKET": str(open_folder / "notify")})
+        start_controlled(env={"NOTIFY_SOCKET": str(open_folder / "notify")})
         done = _svcctl(open_folder, "upgrade")
         assert (done.returncode, "systemctl restart" in done.stderr) == (1, True)
 
 
 @pytest.fixture
 def background(open_folder: Path) -> Iterator[Callable[..., int]]:
-    """Start a daemon that leaves its terminal, with a pid file and a log in the open folder; its pid."""
+    """Return a function that starts a daemon in the background, with a pid file and a log, and returns its pid."""
 
     def starter(services: str, *twistd_words: str) -> int:
         (open_folder / "services").write_text(services)
@@ -408,8 +412,8 @@ def _served(folder: Path, service: str, question: bytes) -> bytes:
     return exchange(socket.create_connection((host, int(port)), PATIENCE), question)
 
 
-def test_a_daemon_in_the_background(background: Callable[..., int], open_folder: Path) -> None:
-    """The pid file has the new pid at once and for good, and both write the same log."""
+def test_upgrade_in_the_background(background: Callable[..., int], open_folder: Path) -> None:
+    """The pid file has the new pid from the upgrade on, and both daemons write to the same log."""
     first = Process(background("echo 0/tcp bind=127.0.0.1\n"))
     found = _upgrade(open_folder)
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
@@ -418,7 +422,7 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
     assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
     (open_folder / "services").write_text("more 0/tcp daytime bind=192.0.2.1\n")
     done = _svcctl(open_folder, "upgrade")
-    # The whole line, though the new one had left the terminal by then.
+    # The whole line, though the new daemon had left the terminal by then.
     assert (done.returncode, "more/tcp: can't listen on 192.0.2.1:0" in done.stderr) == (1, True), done.stderr
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
     assert not (open_folder / "my.pid.new").exists()
@@ -430,8 +434,8 @@ def test_a_daemon_in_the_background(background: Callable[..., int], open_folder:
     assert not (open_folder / "my.pid").exists()
 
 
-def test_a_handler_whose_module_takes_forever(background: Callable[..., int], open_folder: Path) -> None:
-    """Neither a daemon that leaves its terminal nor an upgrade waits for it: launchers import it."""
+def test_endless_import_of_a_handler(background: Callable[..., int], open_folder: Path) -> None:
+    """Neither the start in the background nor an upgrade waits for it, because launchers import it."""
     (open_folder / "endless.py").write_text("import time\ntime.sleep(3600)\n")
     endless = f"endless 0/tcp bind=127.0.0.1 python=endless:serve python_path={open_folder} start_timeout=1h\n"
     background("echo 0/tcp bind=127.0.0.1\n" + endless)
@@ -441,8 +445,8 @@ def test_a_handler_whose_module_takes_forever(background: Callable[..., int], op
 
 
 @pytest.mark.usefixtures("as_root", "as_nobody")
-def test_root_that_was_given_up(background: Callable[..., int], open_folder: Path) -> None:
-    """Sockets with low ports are handed over all the same; a service that needs root is the reason of a failure."""
+def test_upgrade_after_root_was_given_up(background: Callable[..., int], open_folder: Path) -> None:
+    """Sockets are handed over nevertheless; a new service that needs root fails the upgrade."""
     open_folder.chmod(0o777)
     text = "echo 0/tcp bind=127.0.0.1\n"
     background(text, "--uid=nobody")
@@ -463,7 +467,7 @@ def _children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-#: Says that it is imported, and lets that last until the test has had its way.
+#: Module that creates a file when it is imported, and then waits while the file `wait` exists.
 MARKS = """
 import os, pathlib, time
 from twisted.internet.protocol import Factory
@@ -477,25 +481,27 @@ while (folder / "wait").exists() and time.monotonic() < deadline:
 def make():
     return Factory.forProtocol(Echo)
 """
-#: When one of two daemons is killed: as soon as the new process is there, so many seconds later, while it imports a
-#: module, when it is ready, and a little after that.
+#: Moments of the kill: when the new process exists, some seconds later, while it imports a module, when it is ready,
+#: and when it answers.
 MOMENTS: list[tuple[str, str | float]] = [("uv", each) for each in ("begun", 0.1, 0.3, "imports", "ready", "served")]
 MOMENTS += [("epoll", "imports"), ("epoll", "served")]
 
 
 class _Killed:
-    """A daemon that is upgraded, and one of the two is killed at a moment.
+    """An upgrade during which one of both daemons is killed.
 
     Attributes:
-        old: the pid of the first.
-        answer: what came of the upgrade; empty if the connection was closed instead.
+        old: pid of the old daemon.
+        answer: answer to the upgrade; empty if the connection was closed.
     """
 
-    def __init__(self, begin: Callable[..., Daemon], folder: Path, moment: str | float, which: str, **how: Any) -> None:
+    def __init__(
+        self, start_controlled: Callable[..., Daemon], folder: Path, moment: str | float, which: str, **how: Any
+    ) -> None:
         (folder / "marks.py").write_text(MARKS)
         local = f"loc {folder}/loc/unix upper\nown 0/tcp factory=marks:make\n"
         env = {**_import_from(folder), "MARKS": str(folder)}
-        self.daemon = begin("@defaults bind=127.0.0.1\necho 0/tcp\n" + local, env=env, **how)
+        self.daemon = start_controlled("@defaults bind=127.0.0.1\necho 0/tcp\n" + local, env=env, **how)
         self.folder, self.old = folder, self.daemon.process.pid
         if moment == "imports":
             (folder / "wait").touch()
@@ -526,7 +532,7 @@ class _Killed:
         return int(_ask(self.folder, "status")["result"]["pid"])
 
     def check(self, pid: int) -> None:
-        """Exactly this one serves, at all its sockets."""
+        """Check that only the daemon with this pid serves, at all sockets."""
         wait_until(lambda: not Process(self.old + self.new - pid).alive, "the other one is gone")
         wait_until(self._answers, "it answers")
         for _ in range(5):
@@ -543,11 +549,11 @@ class _Killed:
         return False
 
 
-def test_a_reload_during_an_upgrade(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """It waits, and is to be asked again, of the new daemon: the code is busy, for which svcctl exits by 75."""
+def test_reload_during_an_upgrade(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """It waits for the upgrade and gets the code busy, because the new daemon has to be asked."""
     (open_folder / "marks.py").write_text(MARKS)
     env = {**_import_from(open_folder), "MARKS": str(open_folder)}
-    begin("@defaults bind=127.0.0.1\necho 0/tcp\nown 0/tcp factory=marks:make\n", env=env)
+    start_controlled("@defaults bind=127.0.0.1\necho 0/tcp\nown 0/tcp factory=marks:make\n", env=env)
     (open_folder / "wait").touch()
     marks = len(list(open_folder.glob("imported-*")))
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
@@ -568,39 +574,39 @@ def test_a_reload_during_an_upgrade(begin: Callable[..., Daemon], open_folder: P
 
 
 @pytest.mark.parametrize(("reactor", "moment"), MOMENTS)
-def test_the_old_one_is_killed(
-    begin: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
+def test_old_daemon_is_killed(
+    start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
 ) -> None:
-    """At any moment of an upgrade: the new one, which has the sockets, takes over when it is ready."""
-    killed = _Killed(begin, open_folder, moment, "old", twistd_arguments=["--reactor", reactor])
+    """If the old daemon is killed the new one, which has the sockets, takes over when it is ready."""
+    upgrade = _Killed(start_controlled, open_folder, moment, "old", twistd_arguments=["--reactor", reactor])
     try:
-        killed.check(killed.new)
-        assert not any("Traceback" in line for line in killed.daemon.lines)
+        upgrade.check(upgrade.new)
+        assert not any("Traceback" in line for line in upgrade.daemon.lines)
         assert _ask(open_folder, "stop")["ok"]
-        Process(killed.new).wait()
+        Process(upgrade.new).wait()
         assert not (open_folder / "control").exists()
         assert not (open_folder / "loc").exists()
     finally:
-        _end(killed.new)
+        _end(upgrade.new)
 
 
 @pytest.mark.parametrize(("reactor", "moment"), MOMENTS)
-def test_the_new_one_is_killed(
-    begin: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
+def test_new_daemon_is_killed(
+    start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str, moment: str | float
 ) -> None:
-    """At any moment until the upgrade is answered: the old one goes on, also when the new one had begun to serve."""
-    killed = _Killed(begin, open_folder, moment, "new", twistd_arguments=["--reactor", reactor])
-    killed.check(killed.old)
-    answer = json.loads(killed.answer)
+    """If the new daemon is killed before the answer the old one goes on, also when the new one has begun to serve."""
+    upgrade = _Killed(start_controlled, open_folder, moment, "new", twistd_arguments=["--reactor", reactor])
+    upgrade.check(upgrade.old)
+    answer = json.loads(upgrade.answer)
     assert (answer["ok"], answer["code"]) == (False, "refused")
     assert _ask(open_folder, "upgrade")["ok"]
-    assert killed.daemon.process.wait(PATIENCE) == 0
+    assert upgrade.daemon.process.wait(PATIENCE) == 0
 
 
-def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Daemon], open_folder: Path) -> None:
-    """Which would take over from one that was killed: SIGTERM during an upgrade leaves no daemon."""
+def test_stop_during_an_upgrade(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
+    """SIGTERM during an upgrade ends the new daemon, too, which would take over from a killed one."""
     services = "own 0/tcp4 bind=127.0.0.1 factory=marks:make\n"
-    with _importing(begin, open_folder, services) as (daemon, client):
+    with _importing(start_controlled, open_folder, services) as (daemon, client):
         new = Process(_children(daemon.process.pid)[-1])
         assert daemon.stop() == 0
         assert "the daemon is stopping" in json.loads(client.makefile("rb").readline())["error"]
@@ -608,7 +614,7 @@ def test_a_daemon_that_is_told_to_stop_ends_the_new_one(begin: Callable[..., Dae
     assert not (open_folder / "control").exists()
 
 
-def test_thousands_of_sockets(begin: Callable[..., Daemon], open_folder: Path) -> None:
+def test_thousands_of_sockets(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
     """More than the default limit of open files, with names too long for an environment variable.
 
     Handlers get the limit of open files of the first daemon, whichever daemon starts them.
@@ -620,7 +626,7 @@ def test_thousands_of_sockets(begin: Callable[..., Daemon], open_folder: Path) -
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))
 
-    daemon = begin("".join(lines), preexec_fn=few)
+    daemon = start_controlled("".join(lines), preexec_fn=few)
     for _ in range(2):
         found = _upgrade(open_folder)
         assert exchange(daemon.connect("limit/tcp4")) == b"1024\n4096\n"
@@ -635,9 +641,9 @@ def test_thousands_of_sockets(begin: Callable[..., Daemon], open_folder: Path) -
 
 @pytest.mark.load
 @pytest.mark.parametrize("reactor", REACTORS)
-def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
-    """Under 64 clients in closed loops no connection is refused, reset or short, and each datagram has one answer."""
-    daemon = begin(twistd_arguments=["--reactor", reactor])
+def test_ten_upgrades_under_load(start_controlled: Callable[..., Daemon], open_folder: Path, reactor: str) -> None:
+    """Under 64 clients in closed loops no connection is refused, reset or cut short; each datagram has one answer."""
+    daemon = start_controlled(twistd_arguments=["--reactor", reactor])
     load = Load(daemon.port("echo/tcp"), daemon.port("day/tcp"), daemon.port("echo/udp"), pause=0.15)
     with load.going_on():
         for _ in range(10):
@@ -650,9 +656,9 @@ def test_nobody_notices_ten_upgrades(begin: Callable[..., Daemon], open_folder: 
     wait_until(lambda: not any(Process(pid).alive for pid in daemon.new_daemons[:-1]), "the old ones end")
 
 
-def test_an_upgrade_to_no_services_is_refused(begin: Callable[..., Daemon], open_folder: Path) -> None:
+def test_upgrade_to_an_empty_file_is_refused(start_controlled: Callable[..., Daemon], open_folder: Path) -> None:
     """A truncated services file is refused: the old daemon goes on, and the log has the reason."""
-    daemon = begin("echo 0/tcp bind=127.0.0.1\n")
+    daemon = start_controlled("echo 0/tcp bind=127.0.0.1\n")
     daemon.file.write_text("")
     done = _svcctl(open_folder, "upgrade")
     assert done.returncode != 0
