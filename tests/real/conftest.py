@@ -49,6 +49,16 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture
+def start_controlled(start: Callable[..., Daemon], open_folder: Path) -> Callable[..., Daemon]:
+    """Return a function that starts a daemon with its control socket, `control`, in the open directory."""
+
+    def starter(services: str, **settings: object) -> Daemon:
+        return start(services, "--control", str(open_folder / "control"), **settings)
+
+    return starter
+
+
+@pytest.fixture
 def as_nobody(program: Callable[[str], str]) -> list[str]:
     """Return the words before a command line that root runs as an ordinary user; skip if that user can't run Python."""
     before = [program("setpriv"), f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
