@@ -1,4 +1,4 @@
-"""svcctl's clients and real servers: svcd, those of other people, and some that misbehave."""
+"""The clients of svcctl with real servers: svcd, third-party servers, and servers that misbehave."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ page     {folder}/http/unix  http
 
 
 class _Result:
-    """What a command has said, and how it ended."""
+    """Output and exit status of a command."""
 
     def __init__(self, status: int, out: bytes, err: str) -> None:
         self.status = status
@@ -62,7 +62,7 @@ class _Result:
 
 
 class _Secure:
-    """Certificates for servers, and the files that they are in."""
+    """Certificates for servers, and their files."""
 
     def __init__(self, folder: Path) -> None:
         authority, now = Authority(), datetime.now(UTC)
@@ -82,13 +82,13 @@ class _Secure:
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> _Secure:
-    """Certificates."""
+    """Return certificates."""
     return _Secure(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory, secure: _Secure) -> Iterator[Daemon]:
-    """One daemon for all the clients."""
+    """Return a daemon for all clients."""
     folder = tmp_path_factory.mktemp("d")
     root = folder / "www"
     root.mkdir()
@@ -101,7 +101,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, secure: _Secure) -> Iterato
 
 @pytest.fixture
 def svcctl(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Iterator[Callable[..., _Result]]:
-    """Run a command within the test's process, with an input."""
+    """Return a function that runs a command in the process of the test, with an input."""
     before = os.dup(0)
 
     def run(*words: object, data: bytes = b"") -> _Result:
@@ -121,7 +121,7 @@ def svcctl(capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path) -> Iterato
 
 @contextlib.contextmanager
 def _process(*words: object) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command as a process of its own, which is ended and reaped."""
+    """Run a command in a new process, which is ended and reaped."""
     command = [sys.executable, "-m", "svcd", *map(str, words)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
@@ -135,8 +135,8 @@ def _process(*words: object) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize("service", ["echo/tcp", "echo/udp", "six/tcp6"])
-def test_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result], has_ipv6: bool, service: str) -> None:
-    """What comes back is what was sent, over TCP, UDP and IPv6."""
+def test_echo(daemon: Daemon, svcctl: Callable[..., _Result], has_ipv6: bool, service: str) -> None:
+    """The answer is what was sent, over TCP, UDP and IPv6."""
     if not has_ipv6 and service == "six/tcp6":
         pytest.skip("no IPv6 here")
     options = ["-u"] if service.endswith("udp") else []
@@ -145,8 +145,8 @@ def test_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result], has_ipv
     assert (done.status, done.out, done.err) == (0, "hello wörld\n".encode(), "")
 
 
-def test_other_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Then the status is 1, and both are shown."""
+def test_echo_with_another_answer(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """If the answer differs the exit status is 1, and both are shown."""
     done = svcctl("echo", "127.0.0.1", daemon.port("upper/tcp"), "hello")
     assert (done.status, done.out) == (1, b"")
     assert done.err == "svcctl echo: sent 'hello', got 'HELLO'\n"
@@ -155,53 +155,53 @@ def test_other_words_come_back(daemon: Daemon, svcctl: Callable[..., _Result]) -
     assert "and more" in done.err
 
 
-def test_words_over_a_unix_socket(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Its path stands for the host, and there is no port before the words."""
+def test_echo_at_a_unix_socket(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The path of the socket replaces host and port."""
     assert svcctl("echo", daemon.folder / "echo", "17", "words").out == b"17 words\n"
 
 
-def test_nothing_comes_back(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Whoever swallows the words is not available."""
+def test_echo_without_an_answer(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The exit status for a server without an answer is EX_UNAVAILABLE."""
     done = svcctl("echo", "--timeout", "0.3", "127.0.0.1", daemon.port("discard/tcp"), "hello")
     assert done.status == 69
     assert done.err.endswith("has not answered within 0.3 s\n")
 
 
-def test_lines_of_a_pipe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Every line comes back, whatever bytes are in it, and the end of the input is the end."""
+def test_echo_of_a_pipe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """All lines come back, with any bytes, and the end of the input ends the command."""
     for service in ("echo/tcp", "slow/tcp"):
         done = svcctl("echo", "127.0.0.1", daemon.port(service), data=b"a\nb\xff\nc\n")
         assert (done.status, done.out, done.err) == (0, b"a\nb\xff\nc\n", ""), service
 
 
-def test_a_filter_answers_at_the_end(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """A server that says nothing before the end of its input is told of that end."""
+def test_server_that_answers_at_the_end(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The client half-closes for a server that answers at the end of its input."""
     assert svcctl("echo", "127.0.0.1", daemon.port("filter/tcp"), data=b"a\nb\n").out == b"A\nB\n"
 
 
-def test_lines_over_udp(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Each is a datagram."""
+def test_echo_of_a_pipe_over_udp(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """Each line is a datagram."""
     assert svcctl("echo", "-u", "127.0.0.1", daemon.port("echo/udp"), data=b"a\nb\nc").out == b"a\nb\nc"
 
 
 def test_megabytes_through_a_pipe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """They come back whole."""
+    """Megabytes come back complete."""
     data = os.urandom(5_000_000)
     assert svcctl("echo", "127.0.0.1", daemon.port("echo/tcp"), data=data).out == data
 
 
-def test_an_input_without_anything(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """Nothing is sent, and nothing wrong."""
+def test_empty_input(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """Nothing is sent, and the exit status is 0."""
     done = svcctl("echo", "127.0.0.1", daemon.port("echo/tcp"))
     assert (done.status, done.out, done.err) == (0, b"", "")
 
 
-def test_a_server_that_takes_no_half_close(svcctl: Callable[..., _Result]) -> None:
-    """One that forgets its answer when it is told of the end has answered before it is told."""
+def test_server_without_half_close(svcctl: Callable[..., _Result]) -> None:
+    """The client half-closes after the answer, for servers that drop their answer at a half-close."""
 
     def answer(connection: socket.socket) -> None:
         data = connection.recv(100)
-        # As Twisted's own protocols do: what is not sent yet when the end comes is never sent.
+        # As protocols of Twisted do: data that is unsent at the end of the input is never sent.
         connection.settimeout(0.05)
         with contextlib.suppress(TimeoutError):
             if not connection.recv(1):
@@ -215,8 +215,8 @@ def test_a_server_that_takes_no_half_close(svcctl: Callable[..., _Result]) -> No
     assert (done.status, done.out) == (0, b"a\n")
 
 
-def test_nobody_reads_the_output(daemon: Daemon) -> None:
-    """Then it ends without a word, as head(1) wants it."""
+def test_output_without_a_reader(daemon: Daemon) -> None:
+    """A closed pipe ends the command without a message, as with head(1)."""
     with _process("echo", "127.0.0.1", daemon.port("chargen/tcp")) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -226,8 +226,8 @@ def test_nobody_reads_the_output(daemon: Daemon) -> None:
         assert process.stderr.read() == b""
 
 
-def test_the_output_can_not_be_written(daemon: Daemon) -> None:
-    """Then that is told, and the status is EX_IOERR."""
+def test_output_that_can_not_be_written(daemon: Daemon) -> None:
+    """The error is shown, and the exit status is EX_IOERR."""
     for name, service in (("echo", "chargen/tcp"), ("daytime", "daytime/tcp")):
         command = [sys.executable, "-m", "svcd", name, "127.0.0.1", str(daemon.port(service))]
         with Path("/dev/full").open("wb") as full:
@@ -236,8 +236,8 @@ def test_the_output_can_not_be_written(daemon: Daemon) -> None:
         assert done.stderr == f"svcctl {name}: standard input or output: No space left on device\n".encode()
 
 
-def test_a_list_that_nobody_can_read() -> None:
-    """The commands that list something end the same way; with no standard output at all they end well."""
+def test_list_without_a_reader() -> None:
+    """Commands that list something end the same way; without a standard output they succeed."""
     command = [sys.executable, "-m", "svcd", "options"]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, env=environment(), stdout=full, stderr=subprocess.PIPE)
@@ -248,7 +248,7 @@ def test_a_list_that_nobody_can_read() -> None:
 
 
 class _Terminal:
-    """A command at a terminal."""
+    """A command on a terminal."""
 
     def __init__(self, *words: object) -> None:
         self._ours, theirs = pty.openpty()
@@ -268,7 +268,7 @@ class _Terminal:
         os.close(self._ours)
 
     def see(self, text: str) -> None:
-        """Wait until something is shown, behind what was seen before."""
+        """Wait until a text is shown after the text of the last call."""
         pattern = text.replace("\n", "\r\n").encode()
         while pattern not in self._seen:
             assert select.select([self._ours], [], [], PATIENCE)[0], self._seen
@@ -281,17 +281,17 @@ class _Terminal:
         self._seen = self._seen[self._seen.index(pattern) + len(pattern) :]
 
     def type(self, text: str) -> None:
-        """Hit keys."""
+        """Press keys."""
         os.write(self._ours, text.encode())
 
     def end(self) -> int:
-        """Its status."""
+        """Return the exit status."""
         return self.process.wait(PATIENCE)
 
 
 @pytest.mark.parametrize(("options", "service"), [([], "echo/tcp"), (["-u"], "echo/udp")])
-def test_at_a_terminal(daemon: Daemon, options: list[str], service: str) -> None:
-    """Lines are asked for and their answers shown, until Ctrl-D."""
+def test_echo_on_a_terminal(daemon: Daemon, options: list[str], service: str) -> None:
+    """The command prompts for lines and shows their answers, until Ctrl-D."""
     with _Terminal("echo", *options, "127.0.0.1", daemon.port(service)) as terminal:
         terminal.see("type: ")
         terminal.type("hello\n")
@@ -303,8 +303,8 @@ def test_at_a_terminal(daemon: Daemon, options: list[str], service: str) -> None
         assert terminal.end() == 0
 
 
-def test_capitals_at_a_terminal(daemon: Daemon) -> None:
-    """What comes is shown, whatever was sent."""
+def test_upper_on_a_terminal(daemon: Daemon) -> None:
+    """The answer is shown, also if it differs from the line."""
     with _Terminal("echo", "127.0.0.1", daemon.port("upper/tcp")) as terminal:
         terminal.see("type: ")
         terminal.type("hello\n")
@@ -313,8 +313,8 @@ def test_capitals_at_a_terminal(daemon: Daemon) -> None:
         assert terminal.end() == 0
 
 
-def test_a_server_that_hangs_up_on_a_terminal() -> None:
-    """What it says unasked is shown, and when it closes that ends it at once."""
+def test_server_that_closes_the_connection_of_a_terminal() -> None:
+    """Unrequested data is shown, and the end of the connection ends the command at once."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(b"220 hello\n")
@@ -329,7 +329,7 @@ def test_a_server_that_hangs_up_on_a_terminal() -> None:
         assert terminal.end() == 76
 
 
-def test_interrupted_at_the_prompt(daemon: Daemon) -> None:
+def test_interrupt_at_the_prompt(daemon: Daemon) -> None:
     """SIGINT ends it at once, and without a traceback."""
     with _Terminal("echo", "127.0.0.1", daemon.port("echo/tcp")) as terminal:
         terminal.see("type: ")
@@ -337,7 +337,7 @@ def test_interrupted_at_the_prompt(daemon: Daemon) -> None:
         assert terminal.end() == -signal.SIGINT
 
 
-def test_interrupted_while_it_waits() -> None:
+def test_interrupt_during_the_wait() -> None:
     """SIGINT ends it at once, and without a traceback."""
     asked = threading.Event()
 
@@ -359,7 +359,7 @@ def test_interrupted_while_it_waits() -> None:
 
 @pytest.mark.parametrize("options", [[], ["-u"]])
 def test_clocks(daemon: Daemon, svcctl: Callable[..., _Result], options: list[str]) -> None:
-    """The date is shown as it came, and the time with how far it is from this clock."""
+    """The date is shown as received, and the time with its difference from the local clock."""
     net = "udp" if options else "tcp"
     done = svcctl("daytime", *options, "localhost", daemon.port(f"daytime/{net}"))
     assert re.fullmatch(rb"\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\n", done.out)
@@ -369,20 +369,20 @@ def test_clocks(daemon: Daemon, svcctl: Callable[..., _Result], options: list[st
 
 
 @pytest.mark.parametrize("surplus", [b"", bytes(4)])
-def test_a_clock_that_is_fast(svcctl: Callable[..., _Result], surplus: bytes) -> None:
-    """How far it is ahead is shown, also if it sends as much more as GNU's inetd."""
+def test_fast_clock(svcctl: Callable[..., _Result], surplus: bytes) -> None:
+    """The difference is shown, also if the server sends additional bytes as inetd of GNU does."""
 
     def answer(connection: socket.socket) -> None:
         connection.sendall(time_1900(time.time() + 3600) + surplus)
 
     with serving(answer) as port:
         [_, offset, _] = svcctl("time", "127.0.0.1", port).out.split()
-    # The machine may be busy between the two looks at its clock.
+    # A busy machine may delay the second reading of its clock.
     assert 3540 <= int(offset) <= 3601
 
 
 def test_lost_datagrams(svcctl: Callable[..., _Result]) -> None:
-    """A question that is not answered is asked again."""
+    """A datagram without an answer is sent again."""
     questions = []
 
     def answer(server: socket.socket) -> None:
@@ -399,8 +399,8 @@ def test_lost_datagrams(svcctl: Callable[..., _Result]) -> None:
     assert questions == [b"again\n", b"again\n"]
 
 
-def test_nobody_listens(svcctl: Callable[..., _Result]) -> None:
-    """Over TCP, UDP and at a UNIX socket that is told at once."""
+def test_no_server(svcctl: Callable[..., _Result]) -> None:
+    """The error is shown at once over TCP, UDP and at a UNIX socket."""
     address = own_address()
     for words in (
         ["daytime", address, "9"],
@@ -417,7 +417,7 @@ def test_nobody_listens(svcctl: Callable[..., _Result]) -> None:
 
 
 def test_get(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """A file comes as it is; the head only if it is asked for."""
+    """A file is written as it is; the head is shown with an option only."""
     base = f"http://127.0.0.1:{daemon.port('files/tcp')}"
     assert svcctl("get", f"{base}/big.bin").out == bytes(range(256)) * 20_000
     with_head = svcctl("get", "-i", f"{base}/notes.txt").out
@@ -429,15 +429,15 @@ def test_get(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     assert b"Hello, " in svcctl("get", "--unix", daemon.folder / "http", "http://localhost/").out
 
 
-def test_get_what_is_not_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """The status is 1, and the server's is told; its page is shown all the same."""
+def test_get_of_a_missing_page(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The exit status is 1, and the status and the page of the server are shown."""
     done = svcctl("get", f"127.0.0.1:{daemon.port('files/tcp')}/none")
     assert (done.status, done.err) == (1, "svcctl get: 404 Not Found\n")
     assert done.out == b"404 Not Found\n"
 
 
 def _raw(*pieces: bytes) -> Callable[[socket.socket], None]:
-    """Sends this to whoever has asked."""
+    """Return a function that sends a response to each client."""
 
     def answer(connection: socket.socket) -> None:
         connection.recv(10_000)
@@ -464,7 +464,7 @@ def _raw(*pieces: bytes) -> Callable[[socket.socket], None]:
 def test_get_from_any_server(
     svcctl: Callable[..., _Result], pieces: list[bytes], status: int, out: bytes, said: str
 ) -> None:
-    """Bodies end as HTTP has it, and what is no whole response is told from one."""
+    """The end of a body is found as in HTTP, and an incomplete response is an error."""
     with serving(_raw(*pieces)) as port:
         done = svcctl("get", f"http://127.0.0.1:{port}/")
     assert (done.status, done.out) == (status, out)
@@ -472,7 +472,7 @@ def test_get_from_any_server(
 
 
 def test_redirects(svcctl: Callable[..., _Result]) -> None:
-    """They are followed if that is asked for, and not for ever."""
+    """They are followed with an option, up to a limit."""
 
     def answer(connection: socket.socket) -> None:
         path = connection.recv(10_000).split()[1]
@@ -504,8 +504,8 @@ def test_redirects(svcctl: Callable[..., _Result]) -> None:
         ("echo", b"", "without an answer"),
     ],
 )
-def test_nonsense(svcctl: Callable[..., _Result], command: str, answer: bytes, said: str) -> None:
-    """It is told, and the status is that of a protocol error."""
+def test_invalid_responses(svcctl: Callable[..., _Result], command: str, answer: bytes, said: str) -> None:
+    """The error is shown, and the exit status is EX_PROTOCOL."""
     words = ["x"] if command == "echo" else []
     with serving(_raw(answer) if words else lambda connection: connection.sendall(answer)) as port:
         done = svcctl(command, "127.0.0.1", port, *words)
@@ -514,11 +514,11 @@ def test_nonsense(svcctl: Callable[..., _Result], command: str, answer: bytes, s
 
 
 @pytest.mark.parametrize("words", [["daytime"], ["time"], ["get"], ["daytime", "--tls"]])
-def test_a_server_that_never_answers(svcctl: Callable[..., _Result], words: list[str]) -> None:
-    """It is waited for as long as was said."""
+def test_server_that_never_answers(svcctl: Callable[..., _Result], words: list[str]) -> None:
+    """The command waits as long as --timeout."""
     command, *options = words
     with socket.socket() as listener:
-        # The kernel accepts, and nobody else does.
+        # The kernel accepts, and no process does.
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
@@ -528,8 +528,8 @@ def test_a_server_that_never_answers(svcctl: Callable[..., _Result], words: list
     assert done.err.endswith("within 0.3 s\n")
 
 
-def test_a_flood(daemon: Daemon) -> None:
-    """What comes is passed on, and nothing of it kept: memory stays what it is."""
+def test_flood(daemon: Daemon) -> None:
+    """The data is passed on, and memory does not grow."""
     with _process("echo", "127.0.0.1", daemon.port("chargen/tcp")) as process:
         assert process.stdout is not None
         for _ in range(200):
@@ -544,7 +544,7 @@ def test_a_flood(daemon: Daemon) -> None:
 
 
 def test_probe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """A server that is up is shown with what it says and how long it took."""
+    """A server that answers is shown with its answer and the time."""
     port = daemon.port("daytime/tcp")
     shown = svcctl("probe", "127.0.0.1", port).out.decode()
     assert shown.startswith(f"up          127.0.0.1:{port}\nlookup")
@@ -556,8 +556,8 @@ def test_probe(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
     assert silent["banner"] == ""
 
 
-def test_probe_waits_until_a_server_is_up(svcctl: Callable[..., _Result], tmp_path: Path) -> None:
-    """It tries again as often as was said."""
+def test_probe_with_retries(svcctl: Callable[..., _Result], tmp_path: Path) -> None:
+    """It retries as often as --retries."""
     path = tmp_path / "late"
     with socket.socket(socket.AF_UNIX) as listener:
 
@@ -581,7 +581,7 @@ def test_probe_waits_until_a_server_is_up(svcctl: Callable[..., _Result], tmp_pa
 
 @pytest.fixture
 def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """Start `openssl s_server` with a certificate and options; its port."""
+    """Return a function that starts `openssl s_server` with a certificate and options, and returns its port."""
     openssl = program("openssl")
     with contextlib.ExitStack() as stack:
 
@@ -595,7 +595,7 @@ def s_server(secure: _Secure, program: Callable[[str], str], tmp_path: Path) -> 
 
 
 def test_get_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
-    """openssl's server is verified by its name and by its address."""
+    """The certificate of openssl s_server is verified by name and by address."""
     port = s_server("good", "-www")
     for host in ("localhost", "127.0.0.1"):
         done = svcctl("get", "-4", "--ca", secure.ca, f"https://{host}:{port}/")
@@ -612,11 +612,11 @@ def test_get_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Cal
         ("good", ["--name", "localhost.example", "--ca"], "it is not for localhost.example"),
     ],
 )
-def test_certificates_that_are_not_trusted(
+def test_untrusted_certificates(
     secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result],
     certificate: str, options: list[str], said: str,
 ) -> None:  # fmt: skip
-    """Nothing is said to such a server, and why is told; with --insecure it is talked to, and that is told."""
+    """Nothing is sent to such a server, and the reason is shown; with --insecure a warning is."""
     port = s_server(certificate, "-www")
     options = [*options, str(secure.ca)] if "--ca" in options else options
     done = svcctl("get", "-4", *options, f"https://localhost:{port}/")
@@ -629,15 +629,15 @@ def test_certificates_that_are_not_trusted(
     assert done.err == "svcctl get: --insecure: the certificate of the server is not verified\n"
 
 
-def test_another_name(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
-    """--name says whose certificate it must be."""
+def test_name_of_the_certificate(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """--name sets the name that the certificate must have."""
     port = s_server("other", "-www")
     done = svcctl("get", "--ca", secure.ca, "--name", "other.example", f"https://127.0.0.1:{port}/")
     assert done.status == 0
 
 
-def test_a_client_certificate(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
-    """A server that asks for one gets it; without it there is no answer, and why is told."""
+def test_client_certificate(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
+    """It is sent on request; without it there is no answer, and the reason is shown."""
     port = s_server("good", "-www", "-Verify", "2", "-verify_return_error", "-CAfile", str(secure.ca))
     url = f"https://127.0.0.1:{port}/"
     assert svcctl("get", "--ca", secure.ca, "--cert", secure.bundle["client"], url).status == 0
@@ -647,17 +647,17 @@ def test_a_client_certificate(secure: _Secure, s_server: Callable[..., int], svc
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_lines_over_tls(
+def test_echo_over_tls(
     secure: _Secure, s_server: Callable[..., int], version: str, svcctl: Callable[..., _Result]
 ) -> None:
-    """openssl's server answers each line with its letters from behind."""
+    """openssl s_server -rev answers each line reversed."""
     port = s_server("good", "-rev", version)
     done = svcctl("echo", "--tls", "--ca", secure.ca, "127.0.0.1", port, data=b"abc\nde\n")
     assert (done.status, done.out) == (0, b"cba\ned\n")
 
 
-def test_our_own_tls(daemon: Daemon, secure: _Secure, svcctl: Callable[..., _Result]) -> None:
-    """svcd's services are verified and talked to, and told of the end of the input as over TCP."""
+def test_tls_of_svcd(daemon: Daemon, secure: _Secure, svcctl: Callable[..., _Result]) -> None:
+    """Services of svcd are verified, and get the end of the input as over TCP."""
     port, page = daemon.port("techo/tcp"), daemon.port("tpage/tcp")
     tls = ["--ca", secure.ca]
     assert svcctl("echo", "--tls", *tls, "127.0.0.1", port, "hello").out == b"hello\n"
@@ -668,7 +668,7 @@ def test_our_own_tls(daemon: Daemon, secure: _Secure, svcctl: Callable[..., _Res
 
 
 def test_probe_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: Callable[..., _Result]) -> None:
-    """The version, the cipher and the certificate are shown, and that it is trusted."""
+    """The version, the cipher, and the certificate with its trust are shown."""
     port = s_server("good", "-tls1_2")
     words = ["probe", "--banner", 0.01, "--tls", "--ca", secure.ca, "127.0.0.1", port]
     done = svcctl(*words)
@@ -685,15 +685,15 @@ def test_probe_over_tls(secure: _Secure, s_server: Callable[..., int], svcctl: C
     assert found["seconds"]["handshake"] > 0
 
 
-def test_no_tls_there(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
-    """A server that speaks something else is told from one that can't be reached."""
+def test_server_without_tls(daemon: Daemon, svcctl: Callable[..., _Result]) -> None:
+    """The error differs from that for a server that can't be reached."""
     done = svcctl("get", f"https://127.0.0.1:{daemon.port('daytime/tcp')}/")
     assert done.status == 76
     assert done.err.startswith("svcctl get: no TLS with 127.0.0.1 port")
     assert "TLS: wrong version number (the server does not use TLS on this port)" in done.err
 
 
-# Servers of other people.
+# Third-party servers.
 
 _XINETD = """
 defaults
@@ -718,7 +718,7 @@ service {name}
 
 @pytest.mark.usefixtures("as_root")
 def test_xinetd(svcctl: Callable[..., _Result], program: Callable[[str], str], tmp_path: Path) -> None:
-    """Its internal services answer at their usual ports, over TCP and UDP."""
+    """The internal services of xinetd answer at their usual ports, over TCP and UDP."""
     address = own_address()
     config = tmp_path / "xinetd.conf"
     services = [
@@ -760,7 +760,7 @@ http {{
 
 
 def test_nginx(secure: _Secure, svcctl: Callable[..., _Result], program: Callable[[str], str], tmp_path: Path) -> None:
-    """A file comes over http and https, and a redirect from one to the other is followed."""
+    """A file is fetched over http and https, and a redirect from one to the other is followed."""
     address = own_address()
     (tmp_path / "file").write_bytes(bytes(range(256)) * 4000)
     (tmp_path / "file").chmod(0o644)
