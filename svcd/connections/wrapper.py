@@ -137,13 +137,14 @@ class ConnectionWrapper:
         failure = getattr(self._protocol, "failure_text", "")
         if failure:
             self._cause = self._cause or self._failure_word()
-            tracker.counters.failures += 1
         if failure and tracker.fail_line:
             values = {"peer": self._quoted_peer, "id": self.connection_id, "reason": tracker.quoted(failure)}
             tracker.log_writer.write(tracker.fail_line % values)
         # end_reason of a protocol is the reason for which it closed the connection itself.
         self._cause = self._cause or getattr(self._protocol, "end_reason", "")
         seconds, word = tracker.clock() - self.started, self._cause or self._reason(reason)
+        if failure or word == "error":
+            tracker.counters.failures += 1
         if not (tracker.end_line or tracker.counters.watched):
             # No byte counts are logged, which saves the system calls.
             tracker.counters.end_uncounted(word, seconds)

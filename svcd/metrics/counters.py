@@ -80,7 +80,7 @@ class ServiceCounters:
 
     Attributes:
         accepted: admitted connections.
-        failures: connections that could not be served, as a `fail` line explains.
+        failures: connections that could not be served, as a `fail` line explains, or that an exception has ended.
         failed_exits: connections whose process ended by itself with another exit status than 0 or by a signal.
         ended, refused: connections by reason; unanswered datagrams count as refused.
         bytes_in, bytes_out: the bytes from and to the clients of ended connections.

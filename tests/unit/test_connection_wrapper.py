@@ -160,6 +160,17 @@ def test_the_reason_of_an_end(error: Exception, reason: str, as_json: bool) -> N
     _lose(wrappers.connect()[1], error)
     line = wrappers.lines[-1]
     assert (json.loads(line)["reason"] if as_json else line.partition("reason=")[2].split()[0]) == reason
+    assert wrappers.tracker.counters.failures == (reason == "error")
+
+
+def test_an_exception_of_a_protocol_is_counted_once() -> None:
+    """A connection that an exception of its protocol has ended is a failed one, also if it has a failure_text."""
+    wrappers = _Wrappers()
+    for text in ("", "no server"):
+        _, transport, protocol = wrappers.connect()
+        protocol.failure_text = text
+        _lose(transport, ZeroDivisionError())
+    assert wrappers.tracker.counters.failures == 2
 
 
 def test_reason_of_an_aborted_connection() -> None:

@@ -238,6 +238,7 @@ def test_other_ends(how: str, reason: str) -> None:
         connection.below.lose(Failure(ConnectionLost()))
     assert _fields(wrappers.lines[-1])["reason"] == reason
     assert (wrappers.lines[1].split()[0] == "fail") == (reason == "failed")
+    assert wrappers.registry.counters("echo/tcp").failures == (reason != "lost")
 
 
 def test_closure_alert_at_a_unix_socket() -> None:

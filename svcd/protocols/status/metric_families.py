@@ -113,7 +113,7 @@ def _connections(services: _Labelled) -> Iterator[Family]:
                  [(label, service.about.max_connections) for label, service in services
                   if service.about.max_connections is not None])  # fmt: skip
     yield Family("svcd_connections_failed", MetricType.COUNTER,
-                 "Connections that could not be served, or whose process failed.",
+                 "Connections that could not be served, that an exception has ended, or whose process failed.",
                  [(label, service.failures + service.failed_exits) for label, service in services])  # fmt: skip
     yield Family("svcd_connections_ended", MetricType.COUNTER, "Ended connections, by reason.",
                  _by(services, "reason", lambda service: service.ended))  # fmt: skip
