@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import signal
 import sys
@@ -169,11 +170,23 @@ class LogSetup:
         if self.on_terminal and sys.stdout is None:
             raise log_start_failure("the standard output is closed; use --logfile FILE")
         # twistd replaces sys.stdout later; now it is still the real standard output.
-        sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout)
+        sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout, self._owner())
         sink.reopen()
         if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
             signal.signal(signal.SIGUSR1, sink.on_signal)
         return sink.write
+
+    def _owner(self) -> tuple[int, int]:
+        """Return the uid and gid to which twistd changes after the start (--uid, --gid); -1 for no change.
+
+        The daemon opens the file again after a rotation, when it has them.
+        """
+        user, group = self._options.get("uid"), self._options.get("gid")
+        if isinstance(user, int) and not isinstance(group, int):
+            # A uid that does not exist is an error later.
+            with contextlib.suppress(KeyError, OverflowError):
+                group = pwd.getpwuid(user).pw_gid
+        return user if isinstance(user, int) else -1, group if isinstance(group, int) else -1
 
 
 def _stat(stream: TextIO | None) -> os.stat_result | None:

@@ -75,9 +75,11 @@ class FileSink:
     Args:
         path: the path of the file; empty for the standard output.
         stream: the standard output.
+        owner: the uid and gid of a file that does not exist yet; -1 for no change (chown(2)).
     """
 
-    def __init__(self, path: str, stream: TextIO) -> None:
+    def __init__(self, path: str, stream: TextIO, owner: tuple[int, int] = (-1, -1)) -> None:
+        self._owner = owner
         # Absolute, since the daemon changes its working directory (--rundir).
         self._path = os.path.abspath(path) if path else ""  # noqa: PTH100 - the name of what may not exist
         self._fd = -1 if path else stream.fileno()
@@ -97,9 +99,8 @@ class FileSink:
         if not self._path:
             self._inspect()
             return
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
         try:
-            new_fd = os.open(self._path, flags, 0o640)
+            new_fd = self._open()
         except OSError as error:
             raise log_start_failure(
                 f"can't write the log {self._path}: {error.strerror}; use --logfile FILE"
@@ -110,6 +111,19 @@ class FileSink:
         else:
             self._fd = new_fd
         self._inspect()
+
+    def _open(self) -> int:
+        """Open the file; a new one gets the owner."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            # With O_EXCL a symbolic link is not followed: no other file can get the owner.
+            new_fd = os.open(self._path, flags | os.O_EXCL, 0o640)
+        except FileExistsError:
+            return os.open(self._path, flags, 0o640)
+        # After root is given up the file has the right owner already, and this fails.
+        with contextlib.suppress(PermissionError):
+            os.fchown(new_fd, *self._owner)
+        return new_fd
 
     def _inspect(self) -> None:
         self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode)

@@ -7,6 +7,7 @@ import datetime
 import gzip
 import json
 import os
+import pwd
 import re
 import socket
 import ssl
@@ -23,6 +24,7 @@ import pytest
 import svcd
 from tests.certificates import Authority
 from tests.journald import Entry, FakeJournald
+from tests.real.conftest import NOBODY
 from tests.real.daemon import PATIENCE, environment, exchange, fields, twistd
 
 if TYPE_CHECKING:
@@ -336,3 +338,33 @@ def test_logrotate_loses_no_line(start: Callable[..., Daemon], program: Callable
         found = [int(fields(line)["id"]) for line in lines if f" {event} " in line]
         assert found == list(range(1, pending.count + 1))
     assert pending.count > 5
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("group", ["", "1"])
+def test_logrotate_and_a_daemon_that_has_given_up_root(
+    start: Callable[..., Daemon], program: Callable[[str], str], tmp_path: Path, open_folder: Path, group: str
+) -> None:
+    """With --uid the log file is that user's, so the one that logrotate creates after it can be opened."""
+    logrotate = program("logrotate")
+    # As /var/log: the user can't create a file in it.
+    folder = open_folder / "var-log"
+    folder.mkdir(mode=0o755)
+    log, pid_file, config = folder / "svcd.log", open_folder / "svcd.pid", tmp_path / "logrotate.conf"
+    config.write_text(_example().replace("/var/log/svcd.log", str(log)).replace("/run/svcd.pid", str(pid_file)))
+    config.chmod(0o644)
+    account = pwd.getpwuid(NOBODY)
+    arguments = ["--uid", "nobody", *(["--gid", group] if group else [])]
+    places = ["--pidfile", str(pid_file), "--logfile", str(log), *arguments]
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", twistd_arguments=places, ready=False)
+    _retried(lambda: log.exists() and " ready " in log.read_text())
+    found = log.stat()
+    assert (found.st_uid, found.st_gid) == (NOBODY, int(group or account.pw_gid))
+    words = [logrotate, "--force", "--state", str(tmp_path / "state"), str(config)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+    listen = next(line for line in _read(folder / "svcd.log.1").splitlines() if " listen " in line)
+    client = socket.create_connection(("127.0.0.1", int(fields(listen)["address"].rpartition(":")[2])), PATIENCE)
+    assert exchange(client, b"x") == b"x"
+    _retried(lambda: " end " in log.read_text())
+    assert daemon.stop() == 0
