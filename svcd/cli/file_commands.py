@@ -71,7 +71,7 @@ def _check(chosen: argparse.Namespace) -> int:
     # All imports, before a change to a user that perhaps can't read the modules.
     import svcd.config.tls_files  # noqa: F401 - as above
     from svcd.cli.documents import check_document
-    from svcd.cli.services_file import KnownAddresses, become, source_of
+    from svcd.cli.services_file import KnownAddresses, become, require_modules, source_of
     from svcd.config_loader import listing, load_config
     from svcd.host.files import LocalFiles
     from svcd.host.info import Host
@@ -82,8 +82,8 @@ def _check(chosen: argparse.Namespace) -> int:
         name = source.name
         known = KnownAddresses.now(chosen)
         user = become(chosen.user or source.reader)
-        handlers = f", handlers as {source.handlers}" if source.handlers and not chosen.user else ""
-        print(f"svcctl check: {name}; as user {user}{handlers}", file=sys.stderr)
+        print(f"svcctl check: {name}; as user {user}{'' if chosen.user else source.handlers_text}", file=sys.stderr)
+        require_modules(user)
         offset = source.port_offset if chosen.port_offset is None else chosen.port_offset
         machine = Host(thorough=True, user="" if chosen.user else source.handlers)
         loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)

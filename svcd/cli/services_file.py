@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
-from svcd.errors import UsageError
+from svcd.errors import FaultError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.model import ConfigProblem
     from svcd.net.port_owner import Process
 
-__all__ = ["KnownAddresses", "ServicesFileSource", "become", "source_of"]
+__all__ = ["KnownAddresses", "ServicesFileSource", "become", "require_modules", "source_of"]
 
 #: A directory that exists if systemd is the init system (sd_booted(3)).
 _BOOTED = Path("/run/systemd/system")
@@ -63,6 +64,11 @@ class ServicesFileSource:
             return []
         account = account_of({})
         return [each for service in loaded.config.enabled if service.spawned for each in needs_root(service, account)]
+
+    @property
+    def handlers_text(self) -> str:
+        """The user of handlers, for a line of text; empty if there is no other user than the reader."""
+        return f", handlers as {self.handlers}" if self.handlers else ""
 
     @property
     def name(self) -> str:
@@ -196,6 +202,31 @@ def become(name: str) -> str:
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
     return entry.pw_name
+
+
+def require_modules(user: str) -> None:
+    """Check that this process can read Python's library and svcd's modules, as it may not after a change of its user.
+
+    A later import would fail: Python imports codecs, for example, at their first use.
+
+    Args:
+        user: the user of this process, as text.
+
+    Raises:
+        FaultError: it can't read them.
+    """
+    from svcd.host.permissions import PathUser, cannot_read
+    from svcd.model import ConfigProblem, Severity, SourceLocation
+
+    account = PathUser(user, os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
+    for file in (sys.modules[name].__file__ or "" for name in ("os", "svcd", "twisted") if name in sys.modules):
+        reason = cannot_read(file, account)
+        if reason:
+            text = (
+                f"can't read the modules of Python and svcd: {reason}; install Python and svcd where {user} can read "
+                "them, or check as another user with --user USER"
+            )
+            raise FaultError([ConfigProblem(SourceLocation(file), text, Severity.FAULT)])
 
 
 def _name_of(number: int) -> str:

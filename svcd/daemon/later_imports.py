@@ -34,8 +34,17 @@ _PACKAGES = (
     "upgrade",
     "wire",
 )
-#: Modules of libraries that are imported in functions: after setuid(2) they may be unreadable.
-_LIBRARIES = ("ifaddr", "twisted.internet.endpoints", "twisted.internet.inotify")
+#: Modules of libraries that are imported in functions, and codecs, which Python imports at their first use, such
+#: as idna by getaddrinfo(): after setuid(2) they may be unreadable.
+_LIBRARIES = (
+    "encodings.ascii",
+    "encodings.idna",
+    "encodings.unicode_escape",
+    "encodings.utf_8_sig",
+    "ifaddr",
+    "twisted.internet.endpoints",
+    "twisted.internet.inotify",
+)
 
 
 def module_names() -> Iterator[str]:

@@ -324,7 +324,6 @@ def test_upgrade_after_root_was_given_up(background: Callable[..., int], open_fo
     open_folder.chmod(0o777)
     text = "echo 0/tcp bind=127.0.0.1\n"
     background(text, "--uid=nobody")
-    (open_folder / "my.log").chmod(0o666)
     first = Process(int((open_folder / "my.pid").read_text()))
     assert first.status("Uid").split() == ["65534"] * 4
     found = upgrade_daemon(open_folder)

@@ -11,7 +11,7 @@ import pytest
 
 from svcd.cli import main
 from svcd.cli import services_file as sources
-from svcd.cli.services_file import ServicesFileSource, become, source_of
+from svcd.cli.services_file import ServicesFileSource, become, require_modules, source_of
 from svcd.defaults import DEFAULT_NAME, SERVICES_FILE
 from svcd.errors import UsageError
 
@@ -68,17 +68,45 @@ def test_a_check_says_whose_eyes_it_has(monkeypatch: pytest.MonkeyPatch) -> None
     assert become("root") == f"{other} (as root, the check would run as root, the user that serves)"
 
 
-def test_a_check_as_another_user(public_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """What that user can't read can't be served."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
-    path = public_path / "services"
-    path.write_text("echo 7/tcp\n")
-    path.chmod(0o600)
+def _check_as_nobody(path: Path) -> int:
     pid = os.fork()
     if not pid:
         # To be another user is for good.
         os._exit(main(["check", "--user", "nobody", str(path)]))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 78
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_check_as_another_user(
+    public_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that user can't read can't be served."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    monkeypatch.setattr(sources, "require_modules", lambda _: None)
+    path = public_path / "services"
+    path.write_text("echo 7/tcp\n")
+    path.chmod(0o600)
+    assert _check_as_nobody(path) == 78
     said = capfd.readouterr()
     assert said.err == f"svcctl check: {path}; as user nobody\n{path}: can't read {path}: Permission denied\n"
+
+
+def test_a_check_as_a_user_that_can_not_read_python(
+    public_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line has the path, the directory that the user can't enter, and the remedy; the status is that of faults."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    path, library = public_path / "services", public_path / "root" / "lib" / "os.py"
+    path.write_text("echo 7/tcp\n")
+    library.parent.mkdir(parents=True)
+    library.touch()
+    library.parents[1].chmod(0o700)
+    monkeypatch.setattr(os, "__file__", str(library))
+    require_modules("root")
+    assert _check_as_nobody(path) == 1
+    assert capfd.readouterr().err == (
+        f"svcctl check: {path}; as user nobody\n"
+        f"{library}: can't read the modules of Python and svcd: nobody may not enter {library.parents[1]}; install "
+        "Python and svcd where nobody can read them, or check as another user with --user USER\n"
+    )

@@ -11,6 +11,8 @@ import svcd
 from svcd.daemon.later_imports import import_rest, module_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
 
 #: Packages of other programs, and those used at the start only.
@@ -38,6 +40,31 @@ def test_modules_that_functions_import_are_imported_in_advance() -> None:
     """No module is imported for the first time by a reload, a command or an upgrade."""
     assert _imported_in_functions() >= {"svcd.supervisor.spawned_service", "svcd.protocols.http.server"}
     assert _imported_in_functions() <= set(module_names())
+
+
+#: Codecs that the interpreter has in C.
+_BUILTIN_CODECS = {"utf-8", "latin-1"}
+
+
+def _named_codecs(path: Path) -> Iterator[str]:
+    """Yield the codecs that calls of a module name."""
+    for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        values = [word.value for word in call.keywords if word.arg == "encoding"]
+        values += call.args[:1] if name in ("encode", "decode") else []
+        yield from (each.value for each in values if isinstance(each, ast.Constant) and isinstance(each.value, str))
+
+
+def test_codecs_are_imported_in_advance() -> None:
+    """Python imports a codec at its first use, which may be after root was given up."""
+    root = Path(next(iter(svcd.__path__)))
+    paths = [path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("cli", "clients")]
+    # getaddrinfo(3) gets names by idna.
+    named = {"idna", *(codec for path in paths for codec in _named_codecs(path))} - _BUILTIN_CODECS
+    assert named >= {"ascii", "utf-8-sig"}
+    assert {f"encodings.{codec.replace('-', '_')}" for codec in named} <= set(module_names())
 
 
 def test_modules_that_can_not_be_imported_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
