@@ -25,10 +25,12 @@ SVCCTL: Mapping[int, str] = {
     77: "Permission denied (install).",
     78: "The services file has mistakes.",
 }
-#: The exit statuses of `twistd svcd`; those above 63 are from sysexits(3).
+#: The exit statuses of `svcd` and `twistd svcd`; those above 63 are from sysexits(3).
 DAEMON: Mapping[int, str] = {
     0: "The daemon has stopped as requested.",
-    1: "The command line is wrong; the machine can't serve a service (--check, --strict); an error while it ran.",
+    1: "The machine can't serve a service (--check, --strict); an error while it ran; "
+    "with twistd: the command line is wrong.",
+    64: "The command line of the command svcd is wrong.",
     71: "No service can be served, because no address can be listened on.",
     73: "The log can't be opened.",
     78: "The services file has mistakes; no service of it can be served; the sockets of a systemd unit can't be used.",
