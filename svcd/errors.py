@@ -103,22 +103,19 @@ class ListenErrors(SvcdError):  # noqa: N818 - several of them
     """Failures to listen on addresses; no address is open.
 
     Args:
-        errors: an error for each address; not empty.
-        problems: faults of other services, if no service can be served.
+        errors: an error for each address, and faults of other services if no service can be served; not empty.
         with_owners: returns a copy that names the processes that use the addresses; blocks for a while. None if the
             texts name the known ones already.
     """
 
     def __init__(
         self,
-        errors: Sequence[ListenError],
-        problems: Sequence[ConfigProblem] = (),
+        errors: Sequence[ListenError | ConfigProblem],
         with_owners: Callable[[], ListenErrors] | None = None,
     ) -> None:
         self.errors = tuple(errors)
-        self.problems = tuple(problems)
         self.with_owners = with_owners
-        super().__init__("\n".join(map(str, [*errors, *problems])))
+        super().__init__("\n".join(map(str, errors)))
 
     #: sysexits(3) EX_OSERR.
     exit_code = os.EX_OSERR

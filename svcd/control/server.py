@@ -421,8 +421,10 @@ class ControlService(Service):
             raise ListenErrors([ListenError("control", self._path, error.strerror or str(error), remedy)]) from error
         return opened
 
-    def _log_unreachable(self, error: ListenErrors) -> None:
-        text = f"svcctl can't reach this daemon at {self._path}: {error.errors[0].cause}; {error.errors[0].remedy}"
+    def _log_unreachable(self, errors: ListenErrors) -> None:
+        (error,) = errors.errors
+        reason = f"{error.cause}; {error.remedy}" if isinstance(error, ListenError) else str(error)
+        text = f"svcctl can't reach this daemon at {self._path}: {reason}"
         log_event(self._log, PROBLEM, text=text)
 
     def _listen(self, opened: socket.socket) -> None:

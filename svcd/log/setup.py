@@ -67,10 +67,13 @@ class LogSetup:
             # If journald does not listen, as in some containers, the log stays text on the standard output.
             with contextlib.suppress(OSError):
                 self._use_journald()
-        # A record of each reason of a failed start is enough where both streams have the same reader.
+        # One line for each reason of a failed start is enough where both streams have the same reader. With the log on
+        # the standard output that is so, unless only the standard error is a terminal.
         as_json = log_format == "json"
-        shared = self.on_terminal and _is_standard_error()
-        self._has_standard_error = _is_journal(sys.stderr) if self._native else as_json and shared
+        same = self.on_terminal and (_is_standard_error() or not _is_terminal(sys.stderr))
+        self._has_standard_error = _is_journal(sys.stderr) if self._native else as_json and same
+        plain = self.on_terminal and not (as_json or self._native)
+        self._is_standard_error = plain and _is_standard_error()
         self.log_writer = LogWriter(self._sink, self._line_format(log_format == "json"), anonymize=anonymize)
 
     def _use_journald(self) -> None:
@@ -117,8 +120,8 @@ class LogSetup:
     def report_start_failure(self, failure: StartFailure) -> None:
         """Print the reasons of a failed start to the standard error, and write them to the log as problems.
 
-        A log that is the terminal has them by the standard error. Nothing is printed to a standard error that is also
-        the log if that is JSON or the journal: there each reason is one record with a level.
+        A text log that is the standard error has them by that. Nothing is printed to the standard error of a log on the
+        standard output if that is JSON or the journal: there each reason is one record with a level.
         """
         if not self._has_standard_error:
             failure.report()
@@ -128,7 +131,7 @@ class LogSetup:
     def _record_start_failure(self, lines: Sequence[str]) -> bool:
         """Write the reasons to the log; return whether it has them."""
         # A --logger of the user's own has not started yet.
-        if self._has_logger or self.is_screen:
+        if self._has_logger or self._is_standard_error:
             return False
         # A failure to write the log must not hide the reason.
         with contextlib.suppress(StartFailure, OSError):

@@ -333,8 +333,11 @@ class BrokenServices:
 
 
 def failure_of(broken: Iterable[BrokenService], *, strict: bool) -> ConfigError | ListenErrors:
-    """Return the error of a start or reload that fails: no service, or with `strict` not every service, is served."""
-    services = list(broken)
+    """Return the error of a start or reload that fails: no service, or with `strict` not every service, is served.
+
+    The reasons are in the order of the lines of the services.
+    """
+    services = sorted(broken, key=lambda each: (each.service.location.file, each.service.location.line))
     errors = [error for each in services for error in each.errors]
     problems = [error for error in errors if not isinstance(error, ListenError)]
     if len(problems) == len(errors):
@@ -342,10 +345,6 @@ def failure_of(broken: Iterable[BrokenService], *, strict: bool) -> ConfigError 
 
     def with_owners() -> ListenErrors:
         found = [each.with_owners() if n < _MAX_SEARCHES else each.errors for n, each in enumerate(services)]
-        return ListenErrors([error for each in found for error in each if isinstance(error, ListenError)], problems)
+        return ListenErrors([error for each in found for error in each])
 
-    return ListenErrors(
-        [error for error in errors if isinstance(error, ListenError)],
-        problems,
-        with_owners if any(each.seeks_owner for each in services) else None,
-    )
+    return ListenErrors(errors, with_owners if any(each.seeks_owner for each in services) else None)

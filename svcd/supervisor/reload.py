@@ -153,7 +153,7 @@ class Reloader:
         error = failure.value
         texts = list(map(str, error.problems)) if isinstance(error, ConfigError) else [str(error)]
         if isinstance(error, ListenErrors):
-            texts = list(map(str, [*error.errors, *error.problems]))
+            texts = list(map(str, error.errors))
         for text in texts:
             log_event(self._log, PROBLEM, text=text)
         self._supervisor.registry.reloads_failed += 1

@@ -175,7 +175,7 @@ class ReloadTransaction:
             self.unopened.setdefault(error.service, []).append(error)
         usable = {each.endpoint.service.id for each in opened} | {new.service.id for _, new in self._plan.kept}
         usable |= {endpoint.service.id for endpoint in self._opened_late}
-        for service_id in self.unopened.keys() - usable:
+        for service_id in [each for each in self.unopened if each not in usable]:
             self._fail(service_id, *self.unopened.pop(service_id))
 
     def _note_unopened(self, error: ListenError, endpoint: Endpoint) -> None:
@@ -383,7 +383,7 @@ class ReloadTransaction:
     def _without_listeners(self) -> list[RunningService]:
         """Remove and return the services that failed and have no socket left, and those that got no socket."""
         served = {listener.endpoint.service.id for listener in self._listeners.values()}
-        for service_id in self.unopened.keys() - served:
+        for service_id in [each for each in self.unopened if each not in served]:
             self.failures[service_id] = self.unopened.pop(service_id)
         return [self._running.pop(name) for name in self.failures if name in self._running and name not in served]
 

@@ -327,6 +327,31 @@ def test_nothing_changes_with_strict(tmp_path: Path) -> None:
     daemon.stop()
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_reasons_of_a_failed_change_are_in_the_order_of_the_file(tmp_path: Path, strict: bool) -> None:
+    """Faults of the check, of sockets and of factories are in the order of the lines, also if no service is served."""
+    for name in ("b", "d", "e"):
+        (tmp_path / name).write_text("in the way")
+    text = "\n".join(
+        (
+            f"e {tmp_path}/e/unix echo",
+            f"d {tmp_path}/d/unix echo",
+            f"c {tmp_path}/c/unix factory=no_such_module:x",
+            f"b {tmp_path}/b/unix echo",
+            f"a {tmp_path}/a/unix server=/none user=daemon",
+        )
+    )
+    daemon = _Daemon(f"ok {tmp_path}/ok/unix echo")
+    daemon.supervisor._desired = desired(text, FakeMachine(reasons={"/none": "No such file or directory"}))
+    daemon.supervisor._strict = strict
+    with pytest.raises(ListenErrors) as caught:
+        daemon.supervisor.privilegedStartService()
+    marks = [f"{tmp_path}/e:", f"{tmp_path}/d:", ":3:", f"{tmp_path}/b:", ":5:"]
+    lines = str(caught.value).splitlines()
+    assert len(lines) == len(marks)
+    assert all(mark in line for mark, line in zip(marks, lines, strict=True))
+
+
 def test_connection_that_raises_at_the_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a protocol raises while it is drained is logged; the other connections of its service end."""
     daemon = _Daemon(f"echo {tmp_path}/echo/unix\nok {tmp_path}/ok/unix echo")

@@ -202,6 +202,45 @@ def test_a_failed_start_in_a_file(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert [json.loads(line)["level"] for line in (tmp_path / "log").read_text().splitlines()] == ["error", "error"]
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_failed_start_in_the_foreground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], log_format: str, same: bool
+) -> None:
+    """A JSON log on the standard output has each reason once; a text log that is the standard error does as well."""
+    with (tmp_path / "log").open("w") as stream, (tmp_path / "error").open("w") as other:
+        error = stream if same else other
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=stream, stderr=error))
+        monkeypatch.setattr("svcd.errors.sys", SimpleNamespace(__stderr__=error))
+        assert not _failed_start(LogSetup({"nodaemon": True}, log_format), capfd)
+    lines, printed = ((tmp_path / name).read_text().splitlines() for name in ("log", "error"))
+    plain = ["svcd: one", "svcd: two"]
+    if log_format == "json":
+        assert ([json.loads(line)["text"] for line in lines], printed) == (["one", "two"], [])
+    elif same:
+        assert (lines, printed) == (plain, [])
+    else:
+        assert ([line.split(" ", 1)[1] for line in lines], printed) == (["problem text=one", "problem text=two"], plain)
+
+
+@pytest.mark.parametrize(("redirected", "shown"), [(True, "svcd: one"), (False, "")])
+def test_a_failed_start_with_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], redirected: bool, shown: str
+) -> None:
+    """A terminal has each reason once: as JSON if the log is there, as text if the log is redirected to a file."""
+    reader, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as screen, (tmp_path / "log").open("w") as log:
+        output = log if redirected else screen
+        monkeypatch.setattr("svcd.log.setup.sys", SimpleNamespace(stdout=output, stderr=screen))
+        monkeypatch.setattr("svcd.errors.sys", SimpleNamespace(__stderr__=screen))
+        _failed_start(LogSetup({"nodaemon": True}, "json"), capfd)
+        screen.flush()
+        lines = os.read(reader, 10_000).decode().splitlines()
+    os.close(reader)
+    assert len(lines) == 2
+    assert lines[0].startswith(shown or '{"time":')
+
+
 def test_the_journald_format_without_journald(journald: FakeJournald) -> None:
     """With --log-format journald a missing journald ends the start with the reason."""
     output = LogSetup({"nodaemon": True}, "journald")
