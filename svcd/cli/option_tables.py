@@ -10,6 +10,7 @@ from svcd.cli.terminal import Output
 from svcd.config.option_info import GROUPS, OptionInfo
 from svcd.config.options import TABLE
 from svcd.config.statement import nearest
+from svcd.config.xinetd_words import option_remedy
 from svcd.errors import UsageError
 from svcd.model import SocketType
 from svcd.protocols.catalog import BUILTINS, Builtin
@@ -71,13 +72,17 @@ def description_of(name: str) -> str:
     """Return the description of an option or a built-in as text.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is neither; the text has the replacement of a word of xinetd.
     """
     wanted = name.removesuffix("=")
     lines = _option_lines(TABLE[wanted]) if wanted in TABLE else []
     if wanted in BUILTINS:
         lines += _builtin_lines(wanted)
     if not lines:
+        word, _, value = name.partition("=")
+        remedy = option_remedy(word, value)
+        if remedy:
+            raise UsageError(f"no option {word!r}: {remedy}")
         raise UsageError(f"there is no option or built-in {name!r}{nearest(wanted, [*TABLE, *BUILTINS])}")
     return "\n".join(lines) + "\n"
 

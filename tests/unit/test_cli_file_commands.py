@@ -116,6 +116,27 @@ def test_one_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean 'per_source'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("cps", "no option 'cps': write rate=NUMBER/s"),
+        ("cps=25", "no option 'cps': write rate=25/s"),
+        ("flags", "no option 'flags': KEEPALIVE is keepalive=yes"),
+        ("flags=", "no option 'flags': KEEPALIVE is keepalive=yes"),
+        ("server_args", "no option 'server_args': write the arguments after the program"),
+        ("log_type", "no option 'log_type': svcd writes one log"),
+        ("libwrap", "no option 'libwrap': write only_from="),
+        ("interface", "no option 'interface': write bind=NAME"),
+        ("deny_time", "no option 'deny_time': SENSOR is not supported"),
+        ("socket_type", "no option 'socket_type': the protocol selects the socket type"),
+    ],
+)
+def test_words_of_xinetd(capsys: pytest.CaptureFixture[str], name: str, advice: str) -> None:
+    """The replacement that check gives, not the nearest name."""
+    assert main(["options", name]) == os.EX_USAGE
+    assert capsys.readouterr().err.startswith(f"svcctl options: {advice}")
+
+
 def test_help_of_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     """The same as with --help; the exit status is 64 for an unknown command."""
     with pytest.raises(SystemExit):
