@@ -35,13 +35,16 @@ def add_install(commands: Any, parser: argparse.ArgumentParser) -> None:  # noqa
         "install": "install the systemd units, services file, manual pages and shell completion of svcd",
         "uninstall": "remove the installed files, except those that were edited",
     }
+    more = {
+        "install": "An edited file is never overwritten: the new version is written beside it, as NAME.new. The exit "
+        "status is 69 if svcd can't run as a service from here, or a command of systemd fails, 73 if a file can't be "
+        "written, 77 if the system does not permit it.",
+        "uninstall": "Stops and disables the service first. The user svcd stays. The exit status is 69 if a command of "
+        "systemd fails, 73 if a file can't be removed, 77 if the system does not permit it.",
+    }
     for name, run in (("install", partial(_install, parser)), ("uninstall", _uninstall)):
         command = commands.add_parser(
-            name,
-            help=texts[name],
-            description=f"{texts[name][0].upper()}{texts[name][1:]}. An edited file is never "
-            "overwritten: the new version is written beside it, as NAME.new. The exit status is 69 if svcd can't run "
-            "as a service from here, 73 if a file can't be written, 77 if the system does not permit it.",
+            name, help=texts[name], description=f"{texts[name][0].upper()}{texts[name][1:]}. {more[name]}"
         )
         command.add_argument(
             "--prefix",
@@ -111,7 +114,11 @@ def _manage(place: InstallPath, dry: bool, *commands: list[str]) -> bool:
 
     if not place.system:
         if len(commands) > 1:
-            print(f"systemd does not look below {place.prefix}; link the unit: systemctl link {place.unit}")
+            print(f"systemd does not look below {place.prefix}; copy {place.users} to /etc/sysusers.d,")
+            print(
+                f"{place.folders} to /etc/tmpfiles.d, run systemd-sysusers and systemd-tmpfiles --create, and link the"
+            )
+            print(f"unit: systemctl link {place.unit}")
         return True
     if not _BOOTED.is_dir():
         if len(commands) > 1:

@@ -182,11 +182,12 @@ class AccessOptions:
 
     only_from: tuple[SourcePattern, ...] | None = option(
         SOURCES, None, "access", "any",
-        "Allowed clients. An empty value denies all clients. The most specific match in only_from and no_access wins: "
-        "an address before a host name, a host name before a .domain, a .domain before a network. A host name matches "
-        "if a reverse lookup returns it and a forward lookup confirms it; a client without a confirmed name matches "
-        "no name. Over udp a host name stands for its addresses, which are looked up at the start and every five "
-        "minutes, and a .domain is a mistake. Default: all clients.",
+        "Allowed clients. An empty value denies all clients. An IPv4 address with trailing zeros is a network, as "
+        "in xinetd: 10.0.0.0 is 10.0.0.0/8, 0.0.0.0 every IPv4 address. The most specific match in only_from and "
+        "no_access wins: an address before a host name, a host name before a .domain, a .domain before a network. A "
+        "host name matches if a reverse lookup returns it and a forward lookup confirms it; a client without a "
+        "confirmed name matches no name. Over udp a host name stands for its addresses, which are looked up at the "
+        "start and every five minutes, and a .domain is a mistake. Default: all clients.",
         xinetd="only_from",
         systemd="IPAddressAllow=",
         example="echo 7/tcp only_from=10.0.0.0/8,fd00::/8,.example.org",

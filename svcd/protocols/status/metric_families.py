@@ -77,7 +77,8 @@ def _daemon(daemon: DaemonSnapshot) -> Iterator[Family]:
     yield Family("svcd_config_seconds", MetricType.GAUGE,
                  "Time to read, check and apply the services file.",
                  [("", daemon.config_seconds)], "seconds")  # fmt: skip
-    yield Family("svcd_descriptors_used", MetricType.GAUGE, "File descriptors used by connections.",
+    yield Family("svcd_descriptors_used", MetricType.GAUGE,
+                 "File descriptors used by connections, without listening sockets and files of the daemon.",
                  [("", daemon.descriptors)])  # fmt: skip
     yield Family("svcd_descriptors_limit", MetricType.GAUGE, "Maximum number of descriptors of connections.",
                  [("", daemon.descriptors_limit)])  # fmt: skip
