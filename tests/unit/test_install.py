@@ -262,6 +262,9 @@ def test_install_and_uninstall(run: Callable[..., list[str]], tmp_path: Path) ->
     assert f"svcd --services {prefix}/etc/svcd/services --control" in unit
     assert "/opt/svcd" not in unit
     assert output[-1] == f"Edit {prefix}/etc/svcd/services, and start: systemctl enable --now svcd"
+    unread = " ".join(output)
+    for path in ("sysusers.d/svcd.conf to /etc/sysusers.d", "tmpfiles.d/svcd.conf to /etc/tmpfiles.d"):
+        assert f"{prefix}/lib/{path}" in unread
     assert all(os.access(prefix / "bin" / name, os.X_OK) for name in ("svcctl", "svcd"))
     for name in (
         "share/man/man1/svcctl.1",
