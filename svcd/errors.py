@@ -127,11 +127,13 @@ class CommandError(SvcdError):
     Args:
         text: the reason and a remedy.
         code: for programs: refused, busy if the command may succeed soon, or config for mistakes in a services file.
+        problems: the problems of the services file, if these are the reason.
     """
 
-    def __init__(self, text: str, code: str = "refused") -> None:
+    def __init__(self, text: str, code: str = "refused", problems: Sequence[ConfigProblem] = ()) -> None:
         super().__init__(text)
         self.code = code
+        self.problems = tuple(problems)
 
 
 class StoppingError(CommandError):

@@ -67,6 +67,10 @@ class SourceLocation:
     line: int = 0
     column: int = 0
 
+    def document(self) -> dict[str, object]:
+        """Return the location as in the JSON documents of svcctl."""
+        return {"file": self.file, "line": self.line or None, "column": self.column or None}
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}" if self.line else self.file
 
@@ -100,6 +104,15 @@ class ConfigProblem:
     service: str = field(default="", compare=False)
     path: str = field(default="", compare=False)
     pending: bool = field(default=False, compare=False)
+
+    def document(self) -> dict[str, object]:
+        """Return the problem as in the JSON documents of svcctl."""
+        return {
+            "severity": self.severity.name.lower(),
+            "service": self.service or None,
+            **self.location.document(),
+            "text": self.text,
+        }
 
     def __str__(self) -> str:
         kind = "warning: " if self.severity is Severity.WARNING else ""

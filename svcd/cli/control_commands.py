@@ -16,7 +16,7 @@ from svcd.wire.control_protocol import COMMANDS, Command
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["add_commands", "daemon_status"]
 
@@ -176,19 +176,37 @@ def _run(chosen: argparse.Namespace) -> int:
         print(f"svcctl: {error}", file=sys.stderr)
         return os.EX_UNAVAILABLE
     if not found["ok"]:
-        print(found["error"], file=sys.stderr)
+        if chosen.json and found.get("problems"):
+            print(json.dumps(_change_document({}, found["problems"]), indent=2))
+        else:
+            print(found["error"], file=sys.stderr)
         return _EXITS.get(found["code"], 1)
     result = found["result"]
     # A reload that leaves services broken has changed the others.
     faults = result.get("faults", []) if isinstance(result, dict) else []
     if chosen.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(_change_document(result, []) if command.name in _CHANGES else result, indent=2))
         return int(bool(faults))
     for line in view(command.name, result, Output.current()):
         print(line)
     for fault in faults:
         print(fault, file=sys.stderr)
     return int(bool(faults))
+
+
+#: The commands with the JSON document of changes.
+_CHANGES = ("diff", "reload")
+
+
+def _change_document(result: Mapping[str, Any], problems: Sequence[object]) -> dict[str, Any]:
+    """Return the document of `svcctl diff --json` and `svcctl reload --json`.
+
+    Args:
+        result: the answer of the daemon; empty if there is none because of problems.
+        problems: the problems because of which nothing changes.
+    """
+    names = ("changes", "faults", "added", "removed", "changed", "opened", "closed", "broken")
+    return {"version": 1, **{name: [] for name in names}, **result, "problems": problems}
 
 
 def _top(chosen: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from svcd.cli.explain import Explanation
     from svcd.config.endpoints import Endpoint
-    from svcd.model import ConfigProblem, SourceLocation
+    from svcd.model import ConfigProblem
 
 __all__ = ["check_document", "explain_document", "options_document"]
 
@@ -51,28 +51,19 @@ def check_document(
             }
             for each in endpoints
         ],
-        "problems": [
-            {
-                "severity": problem.severity.name.lower(),
-                "service": problem.service or None,
-                **_location(problem.location),
-                "text": problem.text,
-            }
-            for problem in problems
-        ],
+        "problems": [problem.document() for problem in problems],
     }
 
 
-def _location(location: SourceLocation) -> dict[str, Any]:
-    return {"file": location.file, "line": location.line or None, "column": location.column or None}
-
-
-def explain_document(file: str, explanations: Iterable[Explanation]) -> dict[str, Any]:
+def explain_document(
+    file: str, explanations: Iterable[Explanation], problems: Iterable[ConfigProblem] = ()
+) -> dict[str, Any]:
     """Return the document of `svcctl explain --json`.
 
     Args:
         file: the services file, as text.
         explanations: one for each service of the name.
+        problems: the mistakes of the file.
     """
     return {
         "version": _VERSION,
@@ -93,13 +84,14 @@ def explain_document(file: str, explanations: Iterable[Explanation]) -> dict[str
                         "rule": None if step.rule is None else step.rule.text,
                         "location": None
                         if step.rule is None or step.rule.location is None
-                        else _location(step.rule.location),
+                        else step.rule.location.document(),
                     }
                     for step in each.steps
                 ],
             }
             for each in explanations
         ],
+        "problems": [problem.document() for problem in problems],
     }
 
 

@@ -118,13 +118,18 @@ def _explain(chosen: argparse.Namespace) -> int:
     from svcd.config_loader import load_config
     from svcd.host.files import LocalFiles
 
+    name = ""
     try:
         source = source_of(chosen.services, chosen)
+        name = source.name
         print(f"svcctl explain: {source.name}", file=sys.stderr)
         config = load_config(source.file, LocalFiles()).config
         found = [explained(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
     except (ConfigError, UsageError) as error:
-        print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)
+        if chosen.json and isinstance(error, ConfigError):
+            print(json.dumps(explain_document(name, (), error.problems), indent=2))
+        else:
+            print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)
         return error.exit_code
     if chosen.json:
         print(json.dumps(explain_document(source.name, found), indent=2))

@@ -387,4 +387,4 @@ def _as_command_error(failure: Failure) -> Failure:
         return failure
     # Faults of the machine are no mistakes in the file.
     code = "config" if isinstance(error, ConfigError) and not isinstance(error, FaultError) else "refused"
-    raise CommandError(str(error), code) from error
+    raise CommandError(str(error), code, error.problems if isinstance(error, ConfigError) else ()) from error

@@ -166,7 +166,7 @@ class _ControlConnection(Protocol):
     def _mistake(self, received: ControlRequest, failure: Failure) -> bytes:
         error = failure.value
         if isinstance(error, CommandError):
-            return mistake(received.id, error.code, str(error))
+            return mistake(received.id, error.code, str(error), [each.document() for each in error.problems])
         self._log.failure("the command {command} failed", failure, command=received.command)
         return mistake(received.id, "error", "internal error; the log has details")
 

@@ -13,7 +13,10 @@ with a text for the client, for a line that is not a request.
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "COMMANDS",
@@ -205,15 +208,17 @@ def answer(request_id: int | str | None, result: object) -> bytes:
     return _line({"id": request_id, "ok": True, "result": result})
 
 
-def mistake(request_id: int | str | None, code: str, text: str) -> bytes:
+def mistake(request_id: int | str | None, code: str, text: str, problems: Sequence[Mapping[str, object]] = ()) -> bytes:
     """Return the line that reports a failed request.
 
     Args:
         request_id: the id of the request; None if there is no readable id.
         code: usage, refused, config, or busy.
         text: the reason.
+        problems: the problems of the services file, if these are the reason.
     """
-    return _line({"id": request_id, "ok": False, "code": code, "error": text})
+    more = {"problems": list(problems)} if problems else {}
+    return _line({"id": request_id, "ok": False, "code": code, "error": text, **more})
 
 
 def _line(data: dict[str, object]) -> bytes:

@@ -101,7 +101,42 @@ def test_diff_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     answer = _reloaded(ReloadResult(diff((), ()), ()))
     monkeypatch.setattr("svcd.cli.control_commands.send_command", lambda *_: {"ok": True, "result": answer})
     assert main(["--control", "/c", "diff", "--json"]) == 0
-    _valid("diff", capsys.readouterr().out)
+    assert _valid("diff", capsys.readouterr().out)["version"] == 1
+
+
+@pytest.mark.parametrize("command", ["diff", "reload"])
+def test_mistakes_as_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    """The problems are those of check --json; each list of changes is empty."""
+    from twisted.python.failure import Failure
+
+    from svcd.config.parser import parse_text
+    from svcd.control.commands import _as_command_error
+    from svcd.errors import CommandError, ConfigError
+    from svcd.protocols.catalog import BUILTINS
+    from svcd.wire.control_protocol import mistake
+    from tests.doubles import FakeFiles
+
+    text = "ecoh 7/tcp\nx 8/tcp echo bad=1\n"
+    _, problems = parse_text(text, "s", FakeFiles(), BUILTINS)
+    with pytest.raises(CommandError) as caught:
+        _as_command_error(Failure(ConfigError(problems)))
+    error = caught.value
+    line = mistake(1, error.code, str(error), [each.document() for each in error.problems])
+    monkeypatch.setattr("svcd.cli.control_commands.send_command", lambda *_: json.loads(line))
+    assert main(["--control", "/c", command, "--json"]) == os.EX_CONFIG
+    found = _valid("diff", capsys.readouterr().out)
+    assert [(each["line"], each["severity"]) for each in found["problems"]] == [(1, "mistake"), (2, "mistake")]
+    assert not any(found[name] for name in found if name not in ("version", "problems"))
+    bad = tmp_path / "bad"
+    bad.write_text(text)
+    assert main(["check", "--json", str(bad)]) == os.EX_CONFIG
+    same = [{**each, "file": found["problems"][0]["file"]} for each in json.loads(capsys.readouterr().out)["problems"]]
+    assert found["problems"] == same
+    assert main(["explain", "echo", "192.0.2.1", "--services", str(bad), "--json"]) == os.EX_CONFIG
+    explained = _valid("explain", capsys.readouterr().out)
+    assert (explained["explanations"], len(explained["problems"])) == ([], 2)
 
 
 def test_one_option(capsys: pytest.CaptureFixture[str]) -> None:
