@@ -61,6 +61,9 @@ def send_command(
                 line = answers.readline()
     except FileNotFoundError as error:
         raise _no_socket(path) from error
+    except PermissionError as error:
+        text = f"no access to {path}: {error.strerror}; run svcctl as root or as the user of the daemon"
+        raise _UnavailableError(text) from error
     except OSError as error:
         raise _UnavailableError(f"no daemon answers at {path}: {error.strerror or error}") from error
     return _answer(path, line)

@@ -87,7 +87,8 @@ def services_named(config: Config, name: str) -> list[Service]:
     found = [service for service in config.services if name in (service.id, service.name)]
     if not found:
         names = [known for service in config.services for known in (service.id, service.name)]
-        raise UsageError(f"the file has no service {name!r}{nearest(name, names)}")
+        hint = nearest(name, names) or "; svcctl names lists the services"
+        raise UsageError(f"the file has no service {name!r}{hint}")
     enabled = [service for service in found if not service.options.disable]
     if not enabled:
         raise UsageError(f"{found[0].id} is disabled ({found[0].locations['disable']}), so it admits no client")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from svcd.addresses import LOCAL_CLIENT
 from svcd.defaults import SERVICES_FILE
@@ -13,7 +13,9 @@ from svcd.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from svcd.model import ConfigProblem
 
 __all__ = ["add_file_commands"]
 
@@ -88,11 +90,7 @@ def _check(chosen: argparse.Namespace) -> int:
         machine = Host(thorough=True, user="" if chosen.user else source.handlers)
         loaded = load_config(source.file, LocalFiles(), port_offset=offset, machine=machine)
     except (ConfigError, UsageError) as error:
-        if chosen.json and isinstance(error, ConfigError):
-            print(json.dumps(check_document(name, user, (), error.problems), indent=2))
-        else:
-            print(error if isinstance(error, ConfigError) else f"svcctl check: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed("check", error, chosen, lambda problems: check_document(name, user, (), problems))
     endpoints = loaded.desired.endpoints
     in_use, doubtful = known.problems(endpoints)
     faults = [*loaded.faults, *source.rights(loaded, user), *in_use]
@@ -100,8 +98,9 @@ def _check(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(json.dumps(check_document(name, user, endpoints, problems), indent=2))
         return _FAULTS if faults else 0
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    # A problem of @defaults concerns several services.
+    for text in dict.fromkeys(map(str, problems)):
+        print(text, file=sys.stderr)
     for line in listing(endpoints):
         print(line)
     if not faults:
@@ -109,6 +108,20 @@ def _check(chosen: argparse.Namespace) -> int:
     broken = ", ".join(dict.fromkeys(fault.service for fault in faults))
     print(f"svcctl check: the machine can't serve {broken} at the moment", file=sys.stderr)
     return _FAULTS
+
+
+def _failed(
+    command: str,
+    error: ConfigError | UsageError,
+    chosen: argparse.Namespace,
+    document: Callable[[Sequence[ConfigProblem]], dict[str, Any]],
+) -> int:
+    """Print the error of a command, the problems of a file as a document with --json; return the exit status."""
+    if chosen.json and isinstance(error, ConfigError):
+        print(json.dumps(document(error.problems), indent=2))
+    else:
+        print(error if isinstance(error, ConfigError) else f"svcctl {command}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _explain(chosen: argparse.Namespace) -> int:
@@ -126,11 +139,7 @@ def _explain(chosen: argparse.Namespace) -> int:
         config = load_config(source.file, LocalFiles()).config
         found = [explained(service, chosen.address, chosen.at) for service in services_named(config, chosen.service)]
     except (ConfigError, UsageError) as error:
-        if chosen.json and isinstance(error, ConfigError):
-            print(json.dumps(explain_document(name, (), error.problems), indent=2))
-        else:
-            print(error if isinstance(error, ConfigError) else f"svcctl explain: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed("explain", error, chosen, lambda problems: explain_document(name, (), problems))
     if chosen.json:
         print(json.dumps(explain_document(source.name, found), indent=2))
     else:

@@ -136,7 +136,13 @@ def _manage(place: InstallPath, dry: bool, *commands: list[str]) -> bool:
 
 
 def _failed(error: OSError) -> int:
-    """Report a failed installation; return the exit status."""
+    """Report a failed installation; return the exit status.
+
+    Raises:
+        BrokenPipeError: the reader of the output, such as head(1), has ended.
+    """
+    if isinstance(error, BrokenPipeError):
+        raise error
     forbidden = isinstance(error, PermissionError)
     advice = "; do it as root, or choose another --prefix" if forbidden else ""
     _complain(f"{error.filename or ''}: {error.strerror or error}{advice}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -261,9 +262,17 @@ def _account_problems(service: Service, machine: HostInfo) -> Iterator[ConfigPro
     if not user:
         return
     if not machine.has_user(user):
-        yield service.fault("user", f"no user {user!r} on this machine")
+        yield service.fault("user", f"no user {user!r} on this machine{_group_remedy(user, machine)}")
     elif not group and not machine.has_login_group(user):
         yield service.fault("user", f"no login group is known for user {user}; add group=")
+
+
+def _group_remedy(user: str, machine: HostInfo) -> str:
+    """Return the remedy for a user with a group, as inetd.conf(5) has it; empty for others."""
+    match = re.fullmatch("([^.:]+)[.:]([^.:]+)", user)
+    if match is None or not machine.has_user(match[1]):
+        return ""
+    return f"; write user={match[1]} group={match[2]}"
 
 
 def _path_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProblem]:

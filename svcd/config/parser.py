@@ -126,7 +126,9 @@ class _Parser:
         try:
             data = self._files.read(path)
         except OSError as error:
-            self._problem(location, f"can't read {path}: {error.strerror or error}")
+            is_directory = included_at is not None and isinstance(error, IsADirectoryError)
+            remedy = f"; to include the files in it, write @include {path.rstrip('/')}/*" if is_directory else ""
+            self._problem(location, f"can't read {path}: {error.strerror or error}{remedy}")
             return
         text, problems = decode(data, path)
         self.problems += problems

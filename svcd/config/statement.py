@@ -51,6 +51,18 @@ def _unknown(name: str, value: str) -> str:
     return f"unknown option {name!r}{nearest(name, TABLE)}"
 
 
+def _with_commas(name: str, value: str) -> str:
+    """Return the remedy for a list whose values are separated by blanks, as in xinetd.conf(5); empty for others."""
+    parts = value.replace(",", " ").split()
+    if len(parts) < 2:
+        return ""
+    try:
+        TABLE[name].value_type.read(",".join(parts))
+    except ValueError:
+        return ""
+    return f"separate the values by commas: {name}={','.join(parts)}"
+
+
 class StatementParser:
     """Parses the words of lines.
 
@@ -86,7 +98,7 @@ class StatementParser:
             try:
                 values[name] = info.value_type.read(value)
             except ValueError:
-                remedy = value_remedy(value)
+                remedy = value_remedy(value) or _with_commas(name, value)
                 more = f"; {remedy}" if remedy else ""
                 self._problem(location, f"{name} takes {info.value_type.accepts}, not {value!r}{more}")
         return values, locations

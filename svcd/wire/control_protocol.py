@@ -193,7 +193,7 @@ def _wrong(command: Command, arguments: dict[str, Any]) -> str:
             return f"{name} must be {_KINDS[known[name].kind]}"
         if isinstance(value, str) and not value.strip():
             # A shell expands an unset variable to an empty argument, but a missing argument may mean all services.
-            return f"{name} is empty: {known[name].help}"
+            return f"{name.upper()} of {command.name} is empty; expected: {known[name].help}"
     for argument in command.arguments:
         if argument.needed and argument.name not in arguments:
             return f"{command.name} needs {argument.name}"

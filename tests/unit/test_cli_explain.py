@@ -186,7 +186,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (status, err) == (1, "")
     assert len(out.split("\n\n")) == 2
     assert f"refused: address, by no_access=10.0.0.1 ({path}:2:22)" in out
-    assert run("nosuch", "10.0.0.1") == (64, "", "svcctl explain: the file has no service 'nosuch'\n")
+    assert run("nosuch", "10.0.0.1") == (
+        64,
+        "",
+        "svcctl explain: the file has no service 'nosuch'; svcctl names lists the services\n",
+    )
     path.write_text("echo 7/tcp no_access=10.0.0.300\n")
     status, out, err = run("echo", "10.0.0.1")
     assert (status, out) == (78, "")

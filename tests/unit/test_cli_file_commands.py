@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -243,3 +245,56 @@ def test_zsh_completes_services() -> None:
     made = zsh(_parser())
     assert """'::SERVICE:{compadd -- ${(f)"$(svcctl names 2>/dev/null)"}}'""" in made
     assert """'::OPTION:{compadd -- ${(f)"$(svcctl options --format names 2>/dev/null)"}}'""" in made
+
+
+def test_explain_of_a_service_that_is_not_in_the_file(services: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message has the nearest name, or else the command that lists them."""
+    for name, hint in (("ecoh", " (did you mean 'echo'?)"), ("NOPE", "; svcctl names lists the services")):
+        assert main(["explain", name, "192.0.2.1", "--services", services]) == os.EX_USAGE
+        assert capsys.readouterr().err.endswith(f"the file has no service {name!r}{hint}\n")
+
+
+def test_a_control_socket_without_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message names the users that have access."""
+    path = str(tmp_path / "control")
+
+    def connect(_socket: object, _path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("svcd.cli.control_commands.socket.socket", type("", (socket.socket,), {"connect": connect}))
+    assert main(["--control", path, "status"]) == os.EX_UNAVAILABLE
+    assert capsys.readouterr().err == (
+        f"svcctl: no access to {path}: Permission denied; run svcctl as root or as the user of the daemon\n"
+    )
+
+
+def test_an_installation_whose_output_is_not_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The end of the reader, such as head(1), is not a failure of the installation."""
+    given_up = []
+
+    def place(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("svcd.cli.file_installer.FileInstaller.place", place)
+    monkeypatch.setattr("svcd.cli._give_up_output", lambda: given_up.append(True))
+    assert main(["install", "--dry-run", "--prefix", str(tmp_path)]) == 0
+    assert given_up
+
+
+@pytest.mark.parametrize("words", [["check"], ["check", "--json"]])
+def test_a_problem_of_defaults_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    """A problem at one place with one text is one line, however many services it concerns; JSON names each service."""
+    path = tmp_path / "services"
+    line = "{} 0/tcp bind=127.0.0.1 server=/bin/cat\n"
+    path.write_text("@defaults user=nosuchuser\n" + line.format("a") + line.format("b") + line.format("c"))
+    assert main([*words, str(path)]) == 1
+    output = capsys.readouterr()
+    if "--json" in words:
+        assert [each["service"] for each in json.loads(output.out)["problems"]] == ["a/tcp", "b/tcp", "c/tcp"]
+    else:
+        assert output.err.count("no user 'nosuchuser' on this machine") == 1
+        assert "the machine can't serve a/tcp, b/tcp, c/tcp at the moment" in output.err

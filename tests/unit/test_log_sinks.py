@@ -235,7 +235,10 @@ def test_a_failed_start_with_a_terminal(
         monkeypatch.setattr("svcd.errors.sys", SimpleNamespace(__stderr__=screen))
         _failed_start(LogSetup({"nodaemon": True}, "json"), capfd)
         screen.flush()
-        lines = os.read(reader, 10_000).decode().splitlines()
+        text = ""
+        while text.count("\n") < 2:
+            text += os.read(reader, 10_000).decode()
+    lines = text.splitlines()
     os.close(reader)
     assert len(lines) == 2
     assert lines[0].startswith(shown or '{"time":')

@@ -255,6 +255,10 @@ ROWS = [
     ("@defaults resolve=1", "s:1:19: resolve takes yes or no, not '1'"),
     ("@include", "s:1:1: @include takes one file name or pattern; quote it if it has blanks"),
     ("@include a b", "s:1:1: @include takes one file name or pattern; quote it if it has blanks"),
+    ("echo 7/tcp only_from='10.0.0.1  ::1'",
+     ("s:1:22: only_from takes a comma-separated list of addresses, networks such as 10.0.0.0/8 or fd00::/8, host "
+      "names and .domains; or nothing, not '10.0.0.1  ::1'; separate the values by commas: only_from=10.0.0.1,::1")),
+    ("echo 7/tcp backlog='1 2'", "s:1:20: backlog takes a whole number from 1 to 9999999, not '1 2'"),
     ("@include nowhere", "s:1:10: can't read nowhere: No such file or directory"),
 ]  # fmt: skip
 
@@ -595,7 +599,8 @@ def test_a_file_may_be_included_twice() -> None:
 def test_a_file_that_cannot_be_read(code: int) -> None:
     """The problem is at the line that includes the file, with the reason of the system."""
     _, problems = read_files({MAIN: "\n@include b", "/etc/svcd/b": OSError(code, os.strerror(code))})
-    assert problems == [f"{MAIN}:2:10: can't read /etc/svcd/b: {os.strerror(code)}"]
+    remedy = "; to include the files in it, write @include /etc/svcd/b/*" if code == errno.EISDIR else ""
+    assert problems == [f"{MAIN}:2:10: can't read /etc/svcd/b: {os.strerror(code)}{remedy}"]
 
 
 def test_a_missing_main_file() -> None:
