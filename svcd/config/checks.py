@@ -230,9 +230,10 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
 
 def _daemon_user_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
     """Yield a warning about handlers that run as the user of the daemon, and so have all its permissions."""
-    own = [service for service in services if service.spawned and not service.options.user]
-    user = machine.handlers_user() if own else ""
-    if not user:
+    spawned = [service for service in services if service.spawned]
+    user = machine.handlers_user() if spawned else ""
+    own = [service for service in spawned if not service.options.user or _names_daemon_user(service, user)]
+    if not user or not own:
         return
     names = ", ".join(service.id for service in own[:_MAX_NAMES])
     if len(own) > _MAX_NAMES:
@@ -242,9 +243,15 @@ def _daemon_user_problems(services: Sequence[Service], machine: HostInfo) -> Ite
         text = f"{names} {run} as root, so a bug in a handler compromises the machine; add user=NAME"
     else:
         keys = dict.fromkeys(path for service in services for path in _key_paths(service) if machine.can_read(path))
+        remedy = "use another user=" if all(service.options.user for service in own) else "add user=NAME"
         things = ", ".join(["the daemon's log and control socket", *keys])
-        text = f"{names} {run} as the daemon's own user, {user}, with access to {things}; add user=NAME"
+        text = f"{names} {run} as the daemon's own user, {user}, with access to {things}; {remedy}"
     yield own[0].warning("user", text)
+
+
+def _names_daemon_user(service: Service, user: str) -> bool:
+    """Return whether user= is the daemon's user and the handler can reach the control socket; root is a choice."""
+    return service.options.user == user != "root" and not service.options.chroot
 
 
 def _key_paths(service: Service) -> Iterator[str]:

@@ -336,6 +336,18 @@ def test_handlers_that_run_as_the_daemons_user() -> None:
         in _warnings(many, FakeMachine(handlers="root"))[0]
     )
     assert _warnings(text, FakeMachine()) == []
+    users = frozenset({"root", "svcd"})
+    line = "d 1/tcp server=/bin/cat user={}\n"
+    (warning,) = _warnings(line.format("svcd") + line.format("root"), FakeMachine(users, handlers="svcd"))
+    assert warning == (
+        "user: d/tcp runs as the daemon's own user, svcd, with access to the daemon's log and control socket; "
+        "use another user="
+    )
+    (warning,) = _warnings("a 1/tcp server=/bin/cat\n" + line.format("svcd"), FakeMachine(users, handlers="svcd"))
+    assert warning.startswith("user: a/tcp, d/tcp run as ")
+    assert warning.endswith("; add user=NAME")
+    assert _warnings(line.format("root"), FakeMachine(users, handlers="root")) == []
+    assert _warnings(line.format("svcd chroot=/jail"), FakeMachine(users, handlers="svcd")) == []
     assert _warnings("c 3/tcp server=/bin/cat user=root\necho 4/tcp", FakeMachine(handlers="svcd")) == []
 
 
