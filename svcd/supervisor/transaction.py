@@ -258,7 +258,7 @@ class ReloadTransaction:
         except OSError as error:
             for service in services:
                 if service.id in self.zygote_client.services:
-                    reason = f"can't start its launcher: {error.strerror or error}"
+                    reason = f"can't start its launcher: {reason_of(error)}"
                     self._fail(service.id, service.fault(service.runs, reason))
 
     def discard(self) -> None:

@@ -9,7 +9,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from svcd.errors import CommandError, StoppingError
+from svcd.errors import CommandError, StoppingError, reason_of
 from svcd.log.events import PROBLEM, UPGRADE, UPGRADE_FAILED, log_event
 from svcd.upgrade.new_daemon import NewDaemon
 
@@ -153,7 +153,7 @@ class Upgrader(Service):
                 self._reactor, self._program, sockets, self, self._supervisor.broken.unanswered_names
             )
         except OSError as error:
-            raise CommandError(f"a new daemon can't be started: {error.strerror}") from error
+            raise CommandError(f"a new daemon can't be started: {reason_of(error)}") from error
         timer = self._reactor.callLater(seconds, self._timed_out)
         self._attempt = _Attempt(Deferred(), new_daemon, now, seconds, timer, self._reactor.seconds())
         return self._attempt.answer

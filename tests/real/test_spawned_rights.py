@@ -38,7 +38,7 @@ from svcd.process.spec import LaunchSpec, ProcessCredentials, ResourceLimit, dum
 from svcd.process.zygote import TABLE_FD
 from svcd.process.zygote_client import _CODE
 from tests.real.conftest import NOBODY
-from tests.real.daemon import PATIENCE, exchange
+from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process, all_gone, wait_until
 from tests.real.test_spawned_deaths import idle_cats
 
@@ -188,6 +188,38 @@ def test_low_port_after_root_was_given_up(start: Callable[..., Daemon], open_fol
         assert "Permission denied; root was given up at the start (--uid, " in reason
         assert "restart svcd" in reason
         assert "--port-offset" not in reason
+    assert daemon.stop() == 0
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_python_that_the_user_can_not_execute(start: Callable[..., Daemon], open_folder: Path) -> None:
+    """A launcher and a new daemon can't be started then; the reasons name the file."""
+    # As an interpreter below /root: it was started as root.
+    private = open_folder / "private"
+    python = private / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    cfg = Path(sys.prefix) / "pyvenv.cfg"
+    if cfg.exists():
+        (private / "pyvenv.cfg").write_text(cfg.read_text())
+        (private / "lib").symlink_to(Path(sys.prefix) / "lib")
+    private.chmod(0o700)
+    services, control = open_folder / "services", open_folder / "control"
+    services.write_text("@defaults bind=127.0.0.1\necho 0/tcp\n")
+    daemon = start(
+        None,
+        *("--services", str(services), "--control", str(control)),
+        before=["/bin/sh", "-c", 'shift; exec "$0" "$@"', str(python)],
+        twistd_arguments=["--uid", str(NOBODY)],
+    )
+    services.write_text("@defaults bind=127.0.0.1\necho 0/tcp\ncat 0/tcp server=/bin/cat\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    reason = daemon.wait_event("broken", "cat/tcp")[0]["reason"]
+    assert f"can't start its launcher: {python}: Permission denied" in reason
+    words = [sys.executable, "-m", "svcd", "--control", str(control), "upgrade"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert f"a new daemon can't be started: {python}: Permission denied" in done.stderr
     assert daemon.stop() == 0
 
 

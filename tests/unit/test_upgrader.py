@@ -371,11 +371,11 @@ def test_upgrade_is_refused(old: _OldDaemon, monkeypatch: pytest.MonkeyPatch) ->
     old.runner.upgrade_blocker = ""
 
     def no_more(*_arguments: Any) -> None:
-        raise OSError(errno.EAGAIN, "too many processes")
+        raise OSError(errno.EACCES, "Permission denied", "/bin/python")
 
     monkeypatch.setattr(upgrading, "NewDaemon", no_more)
     old.upgrader.upgrade().addBoth(old.answers.append)
-    assert old.reason == "a new daemon can't be started: too many processes"
+    assert old.reason == "a new daemon can't be started: /bin/python: Permission denied"
     assert len(old.daemon.ports) == 2
 
 
