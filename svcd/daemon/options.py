@@ -20,7 +20,7 @@ from svcd.log.setup import LOG_FORMATS, LogSetup
 from svcd.process.signals import reset_inherited_signals
 from svcd.protocols.catalog import BUILTINS
 from svcd.protocols.sample_files import default_ports
-from svcd.upgrade.channel import OldDaemon
+from svcd.upgrade.channel import CHANNEL_VARIABLE, OldDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,6 @@ def _number(option: str, least: int | None = None) -> Callable[[str], int]:
         raise ValueError(f"--{option} takes {accepts}, not {text!r}")
 
     accepts = "a whole number" if least is None else f"a whole number of at least {least}"
-    coerce.coerceDoc = f"{accepts.capitalize()}."  # type: ignore[attr-defined]
     return coerce
 
 
@@ -59,7 +58,6 @@ def _one_of(option: str, *words: str) -> Callable[[str], str]:
             raise ValueError(f"--{option} takes {', '.join(words[:-1])} or {words[-1]}, not {text!r}")
         return text
 
-    coerce.coerceDoc = f"One of {', '.join(words)}."  # type: ignore[attr-defined]
     return coerce
 
 
@@ -136,6 +134,23 @@ class Options(usage.Options):
         """Display the version of svcd and exit."""
         print(f"svcd {__version__}")
         sys.exit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the command line; a new daemon reports mistakes to the old one, which passes them on to svcctl.
+
+        Raises:
+            UsageError: the command line is wrong; twistd prints the text on the standard output.
+            StartFailure: it is wrong, and an old daemon waits.
+        """
+        waits = CHANNEL_VARIABLE in os.environ
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            if not waits:
+                raise
+            failure = StartFailure(os.EX_USAGE, f"can't start: {error}")
+            failure.report()
+            raise failure from None
 
     def parseArgs(self, *words: str) -> None:
         """Reject positional arguments."""

@@ -166,4 +166,5 @@ def check_pid_file(options: dict[str, Any]) -> None:
         # The default pid file was not requested, and in the foreground it is not needed.
         options["pidfile"] = ""
     else:
+        folder = os.path.abspath(folder)  # noqa: PTH100 - links stay
         raise usage.UsageError(f"can't write the pid file {name} in {folder}; use --pidfile FILE, or --pidfile=")

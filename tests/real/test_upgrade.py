@@ -332,7 +332,20 @@ def test_upgrade_after_root_was_given_up(background: Callable[..., int], open_fo
     assert int((open_folder / "my.pid").read_text()) == found["pid"]
     (open_folder / "services").write_text(f"{text}cat 0/tcp bind=127.0.0.1 server=/bin/cat user=root\n")
     done = svcctl(open_folder, "upgrade")
-    assert (done.returncode, "only root can give this" in done.stderr) == (1, True), done.stderr
+    assert (done.returncode, "user: this requires root" in done.stderr) == (1, True), done.stderr
+    assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
+
+
+@pytest.mark.usefixtures("as_root", "as_nobody")
+def test_a_pid_file_that_the_user_can_not_write(background: Callable[..., int], open_folder: Path) -> None:
+    """The new daemon of --uid can't create its pid file in a directory of root: svcctl prints the reason."""
+    open_folder.chmod(0o755)
+    background("echo 0/tcp bind=127.0.0.1\n", "--uid=nobody")
+    done = svcctl(open_folder, "upgrade")
+    first, last = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert f"can't write the pid file my.pid.new in {open_folder}" in first
+    assert "the new daemon did not start: it has ended, with status 64" in last
     assert _served(open_folder, "echo/tcp", b"hi") == b"hi"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +15,7 @@ from svcd.daemon.options import Options
 from svcd.errors import StartFailure
 from svcd.log.events import STOP
 from svcd.tap import makeService
+from svcd.upgrade.channel import CHANNEL_VARIABLE
 from tests.doubles import unused_port
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 def _options(*arguments: str, **parent: Any) -> Options:
     options = Options()
     options.parent = {"nodaemon": True, "pidfile": "", **parent}  # type: ignore[assignment]
-    options.parseOptions(list(arguments))  # type: ignore[no-untyped-call]
+    options.parseOptions(list(arguments))
     return options
 
 
@@ -47,6 +50,32 @@ def test_options_have_defaults() -> None:
     options = _options()
     assert (options["services"], options["port-offset"], options["log-format"]) == (None, 0, None)
     assert options["log-addresses"] == "full"
+
+
+def test_a_new_daemon_reports_mistakes_of_its_command_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The old daemon reads the standard error; twistd would print them on the standard output."""
+    monkeypatch.setenv(CHANNEL_VARIABLE, "0 0 0")
+    with pytest.raises(StartFailure) as caught:
+        _options("--max-connections", "no")
+    assert caught.value.code == os.EX_USAGE
+    # Another pid than this one's: the variable is for another process, and was removed when that was found.
+    monkeypatch.setenv(CHANNEL_VARIABLE, "0 0 0")
+    with pytest.raises(StartFailure):
+        _options(pidfile=str(tmp_path / "no" / "pid"))
+    command_line, pid_file = capfd.readouterr().err.splitlines()
+    assert command_line.startswith("svcd: can't start: ")
+    assert command_line.endswith("--max-connections takes a whole number of at least 1, not 'no'")
+    assert pid_file.startswith(f"svcd: can't start: can't write the pid file {tmp_path}/no/pid in {tmp_path}/no; ")
+
+
+def test_help_of_options_ends_with_one_full_stop(good: str) -> None:
+    """Twisted adds the description of values after the text of an option."""
+    options = _options("--services", good)
+    text = " ".join(options.getUsage(width=80).split())
+    assert "of all services. --port-offset=" in text
+    assert re.search(r"\w\.\.", text) is None
 
 
 def test_options_are_converted(good: str) -> None:
