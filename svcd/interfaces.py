@@ -33,6 +33,11 @@ STILL_IMPORTING = "its module is still being imported"
 class FileReader(Protocol):
     """Reader of files by path, for packages that do no I/O."""
 
+    @property
+    def user(self) -> str:
+        """The user that reads the files now, by name, or by number if it has no name."""
+        ...
+
     def read(self, path: str) -> bytes:
         """Return the content of a regular file.
 

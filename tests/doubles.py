@@ -88,6 +88,7 @@ class FakeFiles:
 
     Attributes:
         exposed: the paths that others than owner and group may read or write.
+        user: the user that reads.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class FakeFiles:
         self._contents = dict(contents or {})
         self._folders = frozenset(folders)
         self.exposed: set[str] = set()
+        self.user = "svcd"
 
     def put(self, path: str, content: bytes | str | OSError) -> None:
         """Create or replace a file."""

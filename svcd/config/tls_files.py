@@ -141,9 +141,8 @@ class _TlsFileReader:
         for option, path in named.items():
             content = contents[path]
             if isinstance(content, OSError):
-                remedy = (
-                    "; make it readable for the user that starts svcd" if isinstance(content, PermissionError) else ""
-                )
+                denied = isinstance(content, PermissionError)
+                remedy = f"; make it readable for the user {self._files.user}" if denied else ""
                 self._problem(option, f"can't read {path}: {content.strerror or content}{remedy}")
             else:
                 found[option] = content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import pwd
 import stat
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,15 @@ class LocalFiles:
     def __init__(self) -> None:
         self._known: dict[str, bytes] = {}
         self._listed: dict[str, list[str]] = {}
+
+    @property
+    def user(self) -> str:
+        """The user of this process; see FileReader."""
+        number = os.geteuid()
+        try:
+            return pwd.getpwuid(number).pw_name
+        except KeyError:
+            return str(number)
 
     def read(self, path: str) -> bytes:
         """Return the content of a regular file; see FileReader."""

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import itertools
 import os
+import pwd
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def test_unreadable_file(option: str) -> None:
     path = paths[option]
     contents[path.removeprefix("/c/")] = DENIED
     assert _problems(options, contents) == [
-        f"{option}: can't read {path}: Permission denied; make it readable for the user that starts svcd"
+        f"{option}: can't read {path}: Permission denied; make it readable for the user svcd"
     ]
     del contents[path.removeprefix("/c/")]
     assert _problems(options, contents) == [f"{option}: can't read {path}: No such file or directory"]
@@ -418,6 +419,14 @@ class _Denying(LocalFiles):
         if path == self.denied:
             raise DENIED
         return super().read(path)
+
+
+def test_the_user_that_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the effective user now: after root is given up it is another one than before."""
+    files = LocalFiles()
+    for number, name in ((0, "root"), (pwd.getpwnam("nobody").pw_uid, "nobody"), (54_321, "54321")):
+        monkeypatch.setattr(os, "geteuid", lambda number=number: number)
+        assert files.user == name
 
 
 def test_file_stat(tmp_path: Path) -> None:
