@@ -31,7 +31,7 @@ DAEMON: Mapping[int, str] = {
     1: "The machine can't serve a service (--check, --strict); an error while it ran; "
     "with twistd: the command line is wrong.",
     64: "The command line of the command svcd is wrong.",
-    71: "No service can be served, because no address can be listened on.",
+    71: "No address of the services can be listened on, or the control socket of --control can't be opened.",
     73: "The log can't be opened.",
     78: "The services file has mistakes; no service of it can be served; the sockets of a systemd unit can't be used.",
 }

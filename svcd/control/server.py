@@ -7,6 +7,7 @@ answer. So is the number of clients; some places are reserved for root.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -27,6 +28,7 @@ from svcd.connections.tracker import cancelling
 from svcd.errors import CommandError, ListenError, ListenErrors, StoppingError
 from svcd.log.events import CONTROL, PROBLEM, log_event
 from svcd.net.peer_credentials import credentials
+from svcd.net.port_owner import socket_owner
 from svcd.net.unix_socket import bind_local, file_of, has_file, remove_file
 from svcd.sockets.activation import control_fd_name
 from svcd.sockets.listening import REMEDIES
@@ -417,8 +419,7 @@ class ControlService(Service):
             opened.listen()
         except OSError as error:
             opened.close()
-            remedy = REMEDIES.get(error.errno or 0, "choose another path")
-            raise ListenErrors([ListenError("control", self._path, error.strerror or str(error), remedy)]) from error
+            raise ListenErrors([_listen_error(self._path, error)]) from error
         return opened
 
     def _log_unreachable(self, errors: ListenErrors) -> None:
@@ -483,3 +484,15 @@ class ControlService(Service):
             if not self._store.shared:
                 remove_file(self._path, self._file)
             self._socket = self._port = None
+
+
+def _listen_error(path: str, error: OSError) -> ListenError:
+    """Return the error of a control socket that can't be opened, with the process that listens there if it is known."""
+    cause, number = error.strerror or str(error), error.errno or 0
+    remedy = REMEDIES.get(number, "set another path with --control PATH")
+    if number == errno.EADDRINUSE:
+        owner = socket_owner(socket.SOCK_STREAM, "", 0, path)
+        known = owner is not None and owner.pid != os.getpid()
+        cause += f" by another daemon, {owner}" if known else " by another daemon"
+        remedy = "stop that daemon, or set another path with --control PATH"
+    return ListenError("control", path, cause, remedy, number)

@@ -44,7 +44,7 @@ REMEDIES = {
     errno.EADDRNOTAVAIL: (
         "this machine has no such address; change bind=, or add freebind=yes if the address is added later"
     ),
-    errno.ENOENT: "its directory does not exist; create it",
+    errno.ENOENT: "create its directory",
     errno.ENOTDIR: "a part of the path is not a directory; change the path",
     errno.EROFS: "choose a writable path",
     errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -560,3 +561,24 @@ def test_services_with_the_same_name_and_ids(start: Callable[..., Daemon], open_
     after = {row["service"]: row["addresses"] for row in controlled.ask("status")["services"]}
     assert set(after) == {"lan/tcp", "wan/tcp", "void/tcp"}
     assert after["wan/tcp"] == addresses["wan/tcp"]
+
+
+def test_a_control_socket_that_another_daemon_uses(controlled: _Controlled, start: Callable[..., Daemon]) -> None:
+    """The second daemon ends with 71; the reason names the process of the first, and the remedy."""
+    second = start("echo 0/tcp bind=127.0.0.1\n", "--control", str(controlled.path), ready=False)
+    assert second.process.wait(PATIENCE) == os.EX_OSERR
+    (reason,) = second.wait_for(lambda line: line.startswith("svcd: "))
+    text = (
+        rf"by another daemon, \S+ \(pid {controlled.daemon.process.pid}\); stop that daemon, or set another path with"
+    )
+    assert re.search(f": Address already in use {text} --control PATH$", reason), reason
+    assert controlled.svcctl("status").returncode == 0
+
+
+def test_a_control_socket_without_a_directory(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """The daemon ends with 71, and the reason has the remedy."""
+    path = tmp_path / "none" / "control"
+    daemon = start("echo 0/tcp bind=127.0.0.1\n", "--control", str(path), ready=False)
+    assert daemon.process.wait(PATIENCE) == os.EX_OSERR
+    (reason,) = daemon.wait_for(lambda line: line.startswith("svcd: "))
+    assert reason == f"svcd: control: can't listen on {path}: No such file or directory; create its directory"

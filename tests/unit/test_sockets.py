@@ -241,7 +241,7 @@ def test_a_file_that_is_not_a_socket(tmp_path: Path) -> None:
 
 def test_a_path_in_no_directory(tmp_path: Path) -> None:
     """A missing directory is named in the remedy."""
-    assert _error(f"echo {tmp_path}/none/s/unix").remedy == "its directory does not exist; create it"
+    assert _error(f"echo {tmp_path}/none/s/unix").remedy == "create its directory"
     (tmp_path / "file").touch()
     assert "not a directory" in _error(f"echo {tmp_path}/file/s/unix").remedy
 
