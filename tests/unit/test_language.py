@@ -162,7 +162,9 @@ def _help_texts() -> list[str]:
 
 @cache
 def _documents() -> dict[str, str]:
-    """Return the documents, and the files below docs/ and etc/, by path."""
+    """Return the documents, and the files below docs/ and etc/, by path; none if tests/ is not in a checkout."""
+    if not (_ROOT / "pyproject.toml").is_file():
+        return {}
     paths = [_ROOT / "README.md"]
     paths += [path for folder in ("docs", "etc") for path in sorted((_ROOT / folder).rglob("*")) if path.is_file()]
     return {str(path.relative_to(_ROOT)): _normalized(path.read_text("utf-8", "replace")) for path in paths}
