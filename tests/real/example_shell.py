@@ -242,7 +242,10 @@ def _pip(wheels: Path | None) -> dict[str, str]:
 
 def _environment(private: Path, user: int) -> dict[str, str]:
     """Return the environment of a page's commands: the user's, with what this Python needs."""
-    kept = ("TZ", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+    kept = ["TZ"]
+    if user == os.geteuid():
+        # Another user can't write the data of a coverage run, and each command would print that.
+        kept += ["COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"]
     system = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
     found = {name: os.environ[name] for name in kept if name in os.environ}
     found |= {name: environment()[name] for name in ("PYTHONPATH", "PYTHONUNBUFFERED")}

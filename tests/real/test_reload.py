@@ -98,7 +98,7 @@ FAULTS = {
     "x 0/tcp echo access_zone=Mars/Base": "no time zone 'Mars/Base'",
     "x 0/tcp echo bind=no-such-interface": "not an address, interface or known host name",
     "x 0/tcp echo bind=192.0.2.1": "this machine has no such address",
-    "x {folder}/none/sock/unix echo": "its directory does not exist",
+    "x {folder}/none/sock/unix echo": "No such file or directory; create its directory",
     "x {taken}/tcp echo": "Address already in use by",
 }
 
