@@ -28,7 +28,7 @@ from svcd.supervisor.upgrader import Upgrader
 from svcd.upgrade.channel import CHANNEL_VARIABLE, OldDaemon
 from svcd.upgrade.handover import HANDOVER_VARIABLE, Handover, write_handover
 from svcd.upgrade.new_daemon import CommandLine
-from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all
+from tests.doubles import FakeFiles, FakeMachine, LogCatcher, ManagerDouble, config_of, open_all, unused_port
 from tests.unit.test_supervisor import _Daemon
 
 if TYPE_CHECKING:
@@ -381,7 +381,8 @@ def test_upgrade_is_refused(old: _OldDaemon, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_shared_socket_pool_keeps_files_of_the_old_daemon(tmp_path: Path) -> None:
     """A new daemon removes no socket file that the old one may need, and can listen next to the sockets of the old."""
-    with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", 0)) as narrow:
+    # The port has to be free on all addresses.
+    with socket.socket(socket.AF_UNIX) as local, socket.create_server(("127.0.0.1", unused_port())) as narrow:
         local.bind(str(tmp_path / "gone"))
         local.listen()
         status = (tmp_path / "gone").stat()
