@@ -6,9 +6,11 @@ replaced the files by then, and modules of two versions do not fit together. Imp
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import pkgutil
+import threading
 from typing import TYPE_CHECKING
 
 import svcd
@@ -57,8 +59,26 @@ def module_names() -> Iterator[str]:
         yield from (found.name for found in pkgutil.walk_packages(paths, f"{package}."))
 
 
+#: The longest wait for the import of one module at the exit, in seconds.
+_EXIT_SECONDS = 1.0
+_exits = threading.Event()
+_importing = threading.Lock()
+
+
 def import_rest() -> None:
     """Import every module that a daemon may need later, except those whose libraries are not installed."""
-    for name in module_names():
-        with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+    # The interpreter ends a thread that imports a library in C at its exit, which can crash the process.
+    atexit.register(end_imports)
+    with _importing:
+        for name in module_names():
+            if _exits.is_set():
+                return
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+
+
+def end_imports() -> None:
+    """Let import_rest() end after the module that it imports now, and wait for that."""
+    _exits.set()
+    if _importing.acquire(timeout=_EXIT_SECONDS):
+        _importing.release()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import svcd
+from svcd.daemon import later_imports
 from svcd.daemon.later_imports import import_rest, module_names
 
 if TYPE_CHECKING:
@@ -78,3 +80,28 @@ def test_modules_that_can_not_be_imported_are_skipped(monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib, "import_module", fail)
     import_rest()
     assert names == list(module_names())
+
+
+def test_imports_end_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the exit no further module is imported, and the import that runs is awaited."""
+    imported: list[str] = []
+    begun, go_on, exits = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(name: str) -> None:
+        imported.append(name)
+        begun.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(later_imports, "_exits", exits)
+    monkeypatch.setattr("atexit.register", lambda _call: None)
+    monkeypatch.setattr(importlib, "import_module", slow)
+    thread = threading.Thread(target=import_rest)
+    thread.start()
+    assert begun.wait(20)
+    ending = threading.Thread(target=later_imports.end_imports)
+    ending.start()
+    assert exits.wait(20)
+    go_on.set()
+    for each in (thread, ending):
+        each.join(20)
+    assert imported == [next(module_names())]
