@@ -228,7 +228,7 @@ def machine_shell(machine: Booted, page: str, wheels: Path | None, name: str) ->
     env |= _pip(None if wheels is None else Path("/opt/page-wheels"))
     words = machine.command("bash", "--noprofile", "--norc")
     shell = Shell(words, home / "page", home / name, Path("/root") / name, env)
-    shell.run("set -m; cd /root/page")
+    shell.run("set -m; cd ~root/page")
     return shell
 
 
