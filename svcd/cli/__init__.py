@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from functools import partial
@@ -130,6 +129,9 @@ def _help(parser: argparse.ArgumentParser, commands: Mapping[str, _Parser], chos
 
 def _unknown_command(word: str, known: Iterable[str]) -> str:
     """Return the message for a word that is not a command, with the nearest one."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    hint = f"did you mean {near[0]}?" if near else "svcctl help lists the commands"
+    # Commands without a services file need not import this.
+    from svcd.config.statement import nearest_word
+
+    near = nearest_word(word, known)
+    hint = f"did you mean {near}?" if near else "svcctl help lists the commands"
     return f"there is no command {word!r}; {hint}"

@@ -17,13 +17,13 @@ from svcd.config.xinetd_words import block_remedy, option_remedy, protocol_remed
 from svcd.model import ConfigProblem, NetProtocol, Severity, SocketType, SourceLocation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from svcd.config.builtin_info import BuiltinInfo
     from svcd.config.lexer import Word
     from svcd.config.port_names import PortNames
 
-__all__ = ["StatementParser", "nearest"]
+__all__ = ["StatementParser", "nearest", "nearest_word"]
 
 #: The longest path of a UNIX socket in bytes: sun_path less its NUL (unix(7)).
 _MAX_PATH = 107
@@ -35,10 +35,16 @@ _HANDLER_WORDS = f"{', '.join(f'{handler}=' for handler in HANDLERS[:-1])} or {H
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """Return a hint at the known word that is most like an unknown one; empty if none is like it."""
-    matches = difflib.get_close_matches(word, known, 3)
+    best = nearest_word(word, known)
+    return f" (did you mean {best!r}?)" if best else ""
+
+
+def nearest_word(word: str, known: Iterable[str]) -> str:
+    """Return the known word that is most like an unknown one; empty if none is like it."""
+    matches = difflib.get_close_matches(word, list(known), 3)
     # Two letters in the wrong order are more likely than a missing one.
-    best = next((each for each in matches if sorted(each) == sorted(word)), matches[0] if matches else "")
-    return f" (did you mean {str(best)!r}?)" if best else ""
+    same_letters = (each for each in matches if sorted(each) == sorted(word))
+    return str(next(same_letters, matches[0] if matches else ""))
 
 
 def _unknown(name: str, value: str) -> str:

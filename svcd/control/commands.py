@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from twisted.internet.defer import maybeDeferred
 
+from svcd.config.statement import nearest_word
 from svcd.errors import CommandError, ConfigError, FaultError, SvcdError
 from svcd.log.events import PRIORITIES
 from svcd.metrics.snapshot import ServiceState
@@ -363,8 +363,8 @@ def _choose(name: str, known: list[str], what: str) -> str:
     if found:
         raise CommandError(f"{name} is {' and '.join(found)}; name one")
     spellings = {each.rpartition("/")[0]: each for each in known} | {each: each for each in known}
-    near = difflib.get_close_matches(name, spellings, 1)
-    hint = f"; did you mean {spellings[near[0]]}?" if near else ""
+    near = nearest_word(name, spellings)
+    hint = f"; did you mean {spellings[near]}?" if near else ""
     raise CommandError(f"there is no {what} {name}{hint}")
 
 
