@@ -15,25 +15,31 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.bench.http_load import HTTP_MODES, WRK, HttpMode, measure_http
 from tests.bench.measure import MODES, Mode, Result, measure_idle, measure_launcher, measure_load, measure_start
 from tests.bench.network import enter_network
 from tests.bench.plot import draw
-from tests.bench.running import Kind, build, pins
+from tests.bench.running import Kind, build, has, pins
 from tests.bench.secure import SECURE
 from tests.bench.servers import SERVERS
 from tests.bench.starters import STARTERS
+from tests.bench.web import WEB, make_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Figures = dict[str, dict[str, list[Result]]]
+_MODES = [*MODES, *HTTP_MODES]
 
 
 def _can_be_measured(mode: Mode, folder: Path) -> bool:
-    """Return whether the load generator of a mode was built; print a message if not."""
-    there = (folder / mode.program).exists()
+    """Return whether the load generator of a mode was built or is installed; print a message if not."""
+    if isinstance(mode, HttpMode):
+        there, needs = has(WRK)(), WRK
+    else:
+        there, needs = (folder / mode.program).exists(), "openssl and its headers (libssl-dev)"
     if not there:
-        print(f"{mode.name} is left out: it needs openssl and its headers (libssl-dev)", file=sys.stderr)
+        print(f"{mode.name} is left out: it needs {needs}", file=sys.stderr)
     return there
 
 
@@ -50,6 +56,8 @@ def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Itera
         try:
             if mode.name == "launcher":
                 yield kind.name, measure_launcher(running)
+            elif isinstance(mode, HttpMode):
+                yield kind.name, measure_http(mode, running, load_pin, seconds)
             elif mode.words is None:
                 yield kind.name, measure_idle(running, load_pin, folder)
             else:
@@ -61,7 +69,7 @@ def _round(kinds: list[Kind], mode: Mode, folder: Path, seconds: float) -> Itera
 
 
 def _table(figures: Figures) -> Iterator[str]:
-    for mode in MODES:
+    for mode in _MODES:
         measured = figures.get(mode.name)
         if not measured:
             continue
@@ -106,17 +114,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="svcd beside its peers")
     parser.add_argument("--seconds", type=float, default=1.5, help="how long each load lasts")
     parser.add_argument("--rounds", type=int, default=5, help="how often each server is measured")
-    parser.add_argument("--modes", default="", help="some of: " + ", ".join(mode.name for mode in MODES))
+    parser.add_argument("--modes", default="", help="some of: " + ", ".join(mode.name for mode in _MODES))
     parser.add_argument("--servers", default="", help="words that a server's name must hold one of")
     parser.add_argument("--plot", type=Path, default=Path("bench.svg"), help="where to draw the plot, as SVG")
     chosen = parser.parse_args()
     names = [name.strip() for name in chosen.modes.split(",") if name.strip()]
     words = [word.strip() for word in chosen.servers.split(",") if word.strip()]
-    modes = [mode for mode in MODES if not names or mode.name in names]
-    references = {mode.reference for mode in MODES}
+    modes = [mode for mode in _MODES if not names or mode.name in names]
+    references = {mode.reference for mode in _MODES}
     kinds = [
         kind
-        for kind in (*SERVERS, *STARTERS, *SECURE)
+        for kind in (*SERVERS, *STARTERS, *SECURE, *WEB)
         if kind.is_available() and (not words or kind.name in references or any(word in kind.name for word in words))
     ]
     figures: Figures = {mode.name: {} for mode in modes}
@@ -124,6 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="svcd-bench-") as name:
         folder = Path(name)
         build(folder)
+        make_site(folder)
         modes = [mode for mode in modes if _can_be_measured(mode, folder)]
         for number in range(chosen.rounds):
             for mode in modes:
@@ -134,7 +143,7 @@ def main() -> None:
     times = f"median of {chosen.rounds} rounds, {chosen.seconds} s each (over TLS a third of it)"
     print(f"{times}; server on one core, load on another; {network}")
     print("\n".join(_table(figures)))
-    chosen.plot.write_text(draw(_values(figures), MODES))
+    chosen.plot.write_text(draw(_values(figures), _MODES))
     print(f"the plot is {chosen.plot}", file=sys.stderr)
 
 

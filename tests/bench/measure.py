@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING
 
-from tests.bench.running import LOAD, TLS_LOAD
+from tests.bench.running import LOAD, TLS_LOAD, WEBSOCKET_LOAD
 
 if TYPE_CHECKING:
     from tests.bench.running import Kind, Running
@@ -91,6 +91,11 @@ MODES = [
     # A closed loop: each connection sends six bytes, shuts down its write side, and reads the answer to its end.
     Mode("program", "starts of /bin/cat/s", ("connect", 32, 6), reference="tcpserver"),
     Mode("python", "starts of a Python handler/s", ("connect", 32, 6), reference="tcpserver, python"),
+    # Lines through /bin/cat: a message of 64 bytes each way.
+    *(
+        Mode(f"websocket {name}", unit, (name, count, 64), reference="websocketd", program=WEBSOCKET_LOAD)
+        for name, unit, count in (("pingpong", "messages/s", 64), ("starts", "starts of /bin/cat/s", 32))
+    ),
     Mode("launcher", "KB of a launcher", None, more_is_better=False, reference=""),
     *(replace(mode, reference="hitch", program=TLS_LOAD, share=1 / 3) for mode in _TLS),
 ]

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "CGI",
     "HERE",
     "LOAD",
     "PEM",
     "SCRAPER",
     "TLS_LOAD",
+    "WEBSOCKET_LOAD",
     "Kind",
     "Running",
     "Start",
@@ -42,6 +44,10 @@ HERE = Path(__file__).parent
 LOAD = "load"
 #: File name of the program that requests metrics.
 SCRAPER = "scrape"
+#: File name of the load generator for WebSocket.
+WEBSOCKET_LOAD = "websocket"
+#: File name of the program that the servers run by CGI.
+CGI = "cgi"
 #: File name of the load generator for TLS; it is built if OpenSSL's headers are installed.
 TLS_LOAD = "tls"
 #: File name of the key and the certificate that all TLS servers use; it is made for the run.
@@ -116,7 +122,7 @@ def build(folder: Path) -> None:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         raise SystemExit("the benchmark needs a C compiler (cc)")
-    for name in ("echo", LOAD, SCRAPER):
+    for name in ("echo", LOAD, SCRAPER, WEBSOCKET_LOAD, CGI):
         subprocess.run(_compile_command(compiler, folder, name), check=True)
     go = shutil.which("go")
     if go is not None:
