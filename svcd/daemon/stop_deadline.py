@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,10 +19,18 @@ __all__ = ["StopDeadline"]
 
 #: How long the report may take before the process ends without it, in seconds.
 _REPORT_SECONDS = 0.3
+#: How often the main thread is interrupted, in seconds.
+_INTERRUPT_SECONDS = 0.2
+#: The signal for that: it is ignored by default, and seldom used (socket(7)).
+_INTERRUPT = signal.SIGURG
 
 
 class StopDeadline:
     """Deadline after which the process exits: a reactor that stops, and the interpreter's exit, join hung threads.
+
+    Until then the main thread is interrupted at intervals. Python runs the handler of a signal in the main thread: if
+    the signal comes just before that thread waits for a lock, or comes to another thread, the handler would not run
+    before the lock is free, and a second SIGTERM would have no effect.
 
     Args:
         report: called in another thread with a list of the running threads, as text, before the process exits.
@@ -37,12 +46,17 @@ class StopDeadline:
         """Set the deadline, in seconds from now; the earliest of several deadlines holds.
 
         It may be called from a signal handler: _thread.start_new_thread() takes no lock that the main thread may hold,
-        and the thread is not joined.
+        and the thread is not joined. It has to be called in the main thread.
         """
+        if signal.getsignal(_INTERRUPT) in (signal.SIG_DFL, signal.SIG_IGN):
+            signal.signal(_INTERRUPT, lambda _number, _frame: None)
         _thread.start_new_thread(self._end_after, (seconds,))
 
     def _end_after(self, seconds: float) -> None:
-        time.sleep(seconds)
+        end = time.monotonic() + seconds
+        while (rest := end - time.monotonic()) > 0:
+            time.sleep(min(rest, _INTERRUPT_SECONDS))
+            signal.pthread_kill(self._main, _INTERRUPT)
         reported = _thread.allocate_lock()
         reported.acquire()
         _thread.start_new_thread(self._report_running, (reported,))

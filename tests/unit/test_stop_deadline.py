@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -51,3 +53,32 @@ def test_the_shortest_deadline_takes_precedence() -> None:
     deadline.start(PATIENCE * 10)
     deadline.start(0.01)
     assert ended.wait(PATIENCE)
+
+
+_UNNOTICED = """
+import _thread, signal, threading, time
+from svcd.daemon.stop_deadline import StopDeadline
+
+lock = threading.Lock()
+lock.acquire()
+
+def handler(number, frame):
+    lock.release()
+
+def send():
+    time.sleep(0.3)  # the main thread waits for the lock
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+
+signal.signal(signal.SIGTERM, handler)
+StopDeadline(print, print).start(50)
+_thread.start_new_thread(send, ())
+lock.acquire()
+print("handled", flush=True)
+"""
+
+
+def test_a_signal_that_does_not_interrupt_the_main_thread_is_handled() -> None:
+    """A signal that comes to another thread, or before the main thread waits, is handled while the deadline runs."""
+    done = subprocess.run([sys.executable, "-c", _UNNOTICED], capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.stdout, done.returncode) == ("handled\n", 0), done.stderr
