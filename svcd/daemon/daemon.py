@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -11,7 +12,7 @@ from twisted.application.service import MultiService
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from svcd.daemon.later_imports import SECONDS, import_rest
+from svcd.daemon.later_imports import SECONDS, end_imports, import_rest
 from svcd.daemon.stop_deadline import StopDeadline
 from svcd.errors import ConfigError, ListenErrors, StartFailure
 from svcd.log.events import PROBLEM
@@ -155,6 +156,7 @@ class Daemon(MultiService):
         gc.set_threshold(_GC_OBJECTS)
         # The plugin has disabled it for the start.
         gc.enable()
+        atexit.register(end_imports)
         self._reactor.callLater(SECONDS, call_in_daemon_thread, self._reactor, import_rest)
         self._twistd.release_status_pipe()
         if self.serving is not None:

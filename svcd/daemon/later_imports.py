@@ -6,7 +6,6 @@ replaced the files by then, and modules of two versions do not fit together. Imp
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import pkgutil
@@ -18,7 +17,7 @@ import svcd
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SECONDS", "import_rest", "module_names"]
+__all__ = ["SECONDS", "end_imports", "import_rest", "module_names"]
 
 #: How long the daemon serves before the thread starts, in seconds, so that imports do not delay the first clients.
 SECONDS = 1.0
@@ -67,8 +66,6 @@ _importing = threading.Lock()
 
 def import_rest() -> None:
     """Import every module that a daemon may need later, except those whose libraries are not installed."""
-    # The interpreter ends a thread that imports a library in C at its exit, which can crash the process.
-    atexit.register(end_imports)
     with _importing:
         for name in module_names():
             if _exits.is_set():
@@ -78,7 +75,11 @@ def import_rest() -> None:
 
 
 def end_imports() -> None:
-    """Let import_rest() end after the module that it imports now, and wait for that."""
+    """Let import_rest() end after the module that it imports now, and wait for that.
+
+    It has to be called at the interpreter's exit, which ends threads; in one that imports a library in C this can crash
+    the process.
+    """
     _exits.set()
     if _importing.acquire(timeout=_EXIT_SECONDS):
         _importing.release()

@@ -19,6 +19,8 @@ __all__ = ["StopDeadline"]
 
 #: How long the report may take before the process ends without it, in seconds.
 _REPORT_SECONDS = 0.3
+#: The longest wait for the start of the thread, in seconds.
+_BEGIN_SECONDS = 1.0
 #: How often the main thread is interrupted, in seconds.
 _INTERRUPT_SECONDS = 0.2
 #: The signal for that: it is ignored by default, and seldom used (socket(7)).
@@ -46,13 +48,21 @@ class StopDeadline:
         """Set the deadline, in seconds from now; the earliest of several deadlines holds.
 
         It may be called from a signal handler: _thread.start_new_thread() takes no lock that the main thread may hold,
-        and the thread is not joined. It has to be called in the main thread.
+        and the thread is not joined. It has to be called in the main thread. If the system gives no thread, the stop
+        has no deadline.
         """
         if signal.getsignal(_INTERRUPT) in (signal.SIG_DFL, signal.SIG_IGN):
             signal.signal(_INTERRUPT, lambda _number, _frame: None)
-        _thread.start_new_thread(self._end_after, (seconds,))
+        begun = _thread.allocate_lock()
+        begun.acquire()
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(self._end_after, (seconds, begun))
+            # A thread that begins to run while the interpreter exits crashes the process (CPython 3.11 reads its state,
+            # which the exit has freed): under load the system can let it wait for the whole stop.
+            begun.acquire(timeout=_BEGIN_SECONDS)
 
-    def _end_after(self, seconds: float) -> None:
+    def _end_after(self, seconds: float, begun: _thread.LockType) -> None:
+        begun.release()
         end = time.monotonic() + seconds
         while (rest := end - time.monotonic()) > 0:
             time.sleep(min(rest, _INTERRUPT_SECONDS))

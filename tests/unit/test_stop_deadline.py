@@ -6,6 +6,7 @@ import queue
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,37 @@ def test_the_shortest_deadline_takes_precedence() -> None:
     deadline.start(PATIENCE * 10)
     deadline.start(0.01)
     assert ended.wait(PATIENCE)
+
+
+def test_the_thread_runs_when_start_returns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that begins to run while the interpreter exits would crash CPython 3.11."""
+    order: list[str] = []
+    end_after = StopDeadline._end_after
+
+    def begin(deadline: StopDeadline, *arguments: Any) -> None:
+        order.append("begun")
+        end_after(deadline, *arguments)
+
+    monkeypatch.setattr(StopDeadline, "_end_after", begin)
+    # Python lets another thread run every 5 ms; here it must be because start() waits.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(PATIENCE)
+    try:
+        StopDeadline(lambda _text: None, lambda _status: None).start(0)
+        order.append("returned")
+    finally:
+        sys.setswitchinterval(interval)
+    assert order == ["begun", "returned"]
+
+
+def test_a_system_without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal handler that calls start() goes on if no thread can be started (RLIMIT_NPROC)."""
+
+    def refuse(*_arguments: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", refuse)
+    StopDeadline(lambda _text: None, lambda _status: None).start(0)
 
 
 _UNNOTICED = """
