@@ -12,6 +12,7 @@ from svcd.addresses import address_text
 from svcd.config.checks import access_problems, datagram_problems, handler_problems, timeout_problems, tls_problems
 from svcd.model import ConfigProblem, SocketType, SourceLocation, ip_literal
 from svcd.wire.fortune import read_quotes
+from svcd.wire.media_types import MediaTypesError, parse_media_types
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -223,6 +224,8 @@ def _host_problems(service: Service, files: FileReader, machine: HostInfo) -> It
         yield service.fault("mptcp", text)
     if options.root and not files.is_directory(options.root):
         yield service.fault("root", f"{options.root} is not a readable directory")
+    if options.types:
+        yield from _types_problems(service, files)
     if options.quotes:
         try:
             quotes = read_quotes(files.read(options.quotes))
@@ -231,6 +234,16 @@ def _host_problems(service: Service, files: FileReader, machine: HostInfo) -> It
         else:
             if not quotes:
                 yield service.fault("quotes", f"{options.quotes} has no entry shorter than 512 characters")
+
+
+def _types_problems(service: Service, files: FileReader) -> Iterator[ConfigProblem]:
+    path = service.options.types
+    try:
+        parse_media_types(files.read(path))
+    except OSError as error:
+        yield service.fault("types", f"can't read {path}: {error.strerror or error}")
+    except MediaTypesError as error:
+        yield service.fault("types", f"{path}:{error.line}: {error.text}")
 
 
 def _abstract_problems(service: Service) -> Iterator[ConfigProblem]:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.access_options import AccessOptions
+from svcd.config.http_options import HttpOptions
 from svcd.config.listen_options import DatagramOptions, SocketOptions, TimeoutOptions
 from svcd.config.option_info import GROUPS, OptionInfo, option
 from svcd.config.process_options import HandlerOptions
 from svcd.config.tls_options import TlsOptions
-from svcd.config.value_types import ID, NAMES, PATH, TEXT, YES_NO, choice, choices
+from svcd.config.value_types import ID, PATH, TEXT, YES_NO, choice, choices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,9 @@ __all__ = ["TABLE", "ServiceOptions"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOptions, DatagramOptions, TlsOptions):
+class ServiceOptions(
+    SocketOptions, AccessOptions, HandlerOptions, TimeoutOptions, DatagramOptions, TlsOptions, HttpOptions
+):
     """The values of all options of one service."""
 
     resolve: bool = option(
@@ -58,21 +61,6 @@ class ServiceOptions(SocketOptions, AccessOptions, HandlerOptions, TimeoutOption
         "File with the quotations, separated by lines that contain a single %. Quotations of 512 characters or more "
         "are ignored. Default: a built-in list.",
         example="qotd 17/tcp quotes=/usr/share/games/fortunes/fortunes",
-    )  # fmt: skip
-    root: str = option(
-        PATH, "", "http", "http",
-        "Directory of the files to serve. Default: a page that greets the client.",
-        example="http 80/tcp root=/srv/www",
-    )  # fmt: skip
-    index: tuple[str, ...] = option(
-        NAMES, ("index.html",), "http", "http",
-        "Files to send when a directory is requested; the first one that exists is sent.",
-        example="http 80/tcp root=/srv/www index=index.html,index.htm",
-    )  # fmt: skip
-    symlinks: bool = option(
-        YES_NO, False, "http", "http",
-        "Follow symbolic links below root, including links to files outside root.",
-        example="http 80/tcp root=/srv/www symlinks=yes",
     )  # fmt: skip
     id: str = option(
         ID, "", "other", "any",

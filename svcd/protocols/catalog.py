@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -164,13 +165,31 @@ def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
     from svcd.protocols.http.server import HttpFactory
 
     if options.root:
-        from svcd.protocols.http.static_files import StaticFiles
+        from svcd.protocols.http.static_files import FileSettings, StaticFiles
 
-        files = StaticFiles(options.root, options.index, symlinks=options.symlinks)
+        settings = FileSettings(
+            index=options.index,
+            symlinks=options.symlinks,
+            listing=options.listing,
+            cache_control=options.cache_control,
+            types=_media_types(options, deps),
+        )
+        files = StaticFiles(options.root, settings, deps.clock)
         return HttpFactory(files, deps.clock, timeouts=_http_timeouts(options), descriptors=deps.descriptors)
     from svcd.protocols.http.greeting import GreetingPage
 
     return HttpFactory(GreetingPage(deps.resolver), deps.clock, timeouts=_http_timeouts(options))
+
+
+def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[str, str] | None:
+    from svcd.wire.media_types import MediaTypesError, parse_media_types
+
+    if not options.types:
+        return None
+    try:
+        return parse_media_types(deps.files.read(options.types))
+    except MediaTypesError as error:
+        raise OSError(errno.EINVAL, f"{options.types}: {error}") from None
 
 
 def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:

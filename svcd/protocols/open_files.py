@@ -11,7 +11,10 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from svcd.interfaces import DescriptorCounter
+    from svcd.wire.http_ranges import ByteRange
 
 __all__ = ["FileBody", "OpenFiles"]
 
@@ -40,12 +43,13 @@ class OpenFiles:
     def __init__(self) -> None:
         self._open: dict[_Key, _OpenFile] = {}
 
-    def body(self, descriptor: int, status: os.stat_result) -> FileBody:
-        """Return the content of a file as the body of a response. Takes ownership of the descriptor.
+    def body(self, descriptor: int, status: os.stat_result, pieces: Iterable[bytes | ByteRange]) -> FileBody:
+        """Return parts of a file as the body of a response. Takes ownership of the descriptor.
 
         Args:
             descriptor: the descriptor of the file.
             status: the status of the file.
+            pieces: bytes to send as they are, and ranges of the file.
         """
         key = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         found = self._open.get(key)
@@ -54,7 +58,7 @@ class OpenFiles:
         else:
             os.close(descriptor)
         found.users += 1
-        return FileBody(self, found, status.st_size)
+        return FileBody(self, found, pieces)
 
     def release(self, file: _OpenFile) -> None:
         """Decrement the use count of a file; close the file when it is 0."""
@@ -68,21 +72,22 @@ class OpenFiles:
 
 
 class FileBody:
-    """The content of an open file, with the length that the head of the response has.
+    """Parts of an open file, with the lengths that the head of the response has.
 
     Args:
         files: the open files.
         file: the file to send.
-        length: the number of bytes to send.
+        pieces: bytes to send as they are, and ranges of the file.
     """
 
-    __slots__ = ("_file", "_files", "_offset", "_remaining")
+    __slots__ = ("_file", "_files", "_offset", "_pieces", "_stop")
 
-    def __init__(self, files: OpenFiles, file: _OpenFile, length: int) -> None:
+    def __init__(self, files: OpenFiles, file: _OpenFile, pieces: Iterable[bytes | ByteRange]) -> None:
         self._files = files
         self._file = file
-        self._remaining = length
-        self._offset = 0
+        self._pieces = iter(pieces)
+        # What remains of the range that is being sent.
+        self._offset = self._stop = 0
 
     @property
     def uncounted(self) -> bool:
@@ -95,14 +100,17 @@ class FileBody:
 
     def read(self) -> bytes:
         """Return the next piece; see svcd.protocols.http.response.Body."""
-        if not self._remaining:
-            return b""
-        piece = os.pread(self._file.descriptor, min(_PIECE, self._remaining), self._offset)
-        if not piece:
-            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._remaining} bytes are missing")
-        self._remaining -= len(piece)
-        self._offset += len(piece)
-        return piece
+        while self._offset == self._stop:
+            piece = next(self._pieces, b"")
+            if isinstance(piece, bytes):
+                return piece
+            self._offset, self._stop = piece
+        missing = self._stop - self._offset
+        content = os.pread(self._file.descriptor, min(_PIECE, missing), self._offset)
+        if not content:
+            raise OSError(errno.EIO, f"it became shorter while it was sent, {missing} bytes are missing")
+        self._offset += len(content)
+        return content
 
     def close(self) -> None:
         """Close the file, unless other responses send it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-__all__ = ["media_type", "takes_gzip"]
+__all__ = ["accepted_codings", "media_type", "takes_gzip"]
 
 #: The number of cached fields, each at most as long as a request head. A scraper sends the same field each time.
 _KNOWN = 16
@@ -28,6 +28,27 @@ def _parts(field: bytes) -> list[tuple[str, dict[str, str], float]]:
             # An invalid weight, including `nan`, counts as 0.
             found.append((name, parameters, weight if 0 <= weight <= 1 else 0.0))
     return found
+
+
+#: The content codings of precompressed files, in the order of preference: usually the smallest comes first.
+_CODINGS = ("br", "zstd", "gzip")
+
+
+@lru_cache(_KNOWN)
+def accepted_codings(field: bytes) -> tuple[str, ...]:
+    """Return the content codings of _CODINGS that a client prefers to none, the best first.
+
+    Args:
+        field: Accept-Encoding; empty if there is none, which accepts no coding here.
+    """
+    weights = {name: weight for name, _, weight in _parts(field)}
+    anything = weights.get("*", 0.0)
+    weights.setdefault("gzip", weights.get("x-gzip", anything))
+    # No coding is acceptable even if the field does not say so; it is then the last choice.
+    lowest = weights.get("identity", 0.0)
+    accepted = [(coding, weights.get(coding, anything)) for coding in _CODINGS]
+    better = [(coding, weight) for coding, weight in accepted if weight > 0 and weight >= lowest]
+    return tuple(coding for coding, _ in sorted(better, key=lambda each: -each[1]))
 
 
 @lru_cache(_KNOWN)

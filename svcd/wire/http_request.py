@@ -26,6 +26,7 @@ __all__ = [
     "RequestReader",
     "authority",
     "head",
+    "is_served_name",
     "path_segments",
 ]
 
@@ -280,11 +281,17 @@ def path_segments(target: bytes) -> list[str]:
             text = decoded.decode("utf-8")
         except ValueError:
             raise bad from None
-        if text == ".." or any(character in "/\\\x7f" or character < " " for character in text):
+        if text == ".." or not is_served_name(text):
             raise bad
         segments.append(text)
     last = "" if segments[-1] == "." else segments[-1]
     return [segment for segment in segments[:-1] if segment not in ("", ".")] + [last]
+
+
+def is_served_name(name: str) -> bool:
+    """Return whether a segment of a path may be the name of a file that is served."""
+    # A file name that is not UTF-8 has surrogates (PEP 383).
+    return not any(each in "/\\\x7f" or each < " " or "\ud800" <= each <= "\udfff" for each in name)
 
 
 def _two_digits(part: bytes) -> str:

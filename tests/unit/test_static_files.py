@@ -16,14 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from svcd.host.files import MAX_FILE_SIZE, LocalFiles
-from svcd.protocols.http.static_files import StaticFiles
+from svcd.protocols.http.response import Response
+from svcd.protocols.http.static_files import FileSettings, StaticFiles
 from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import PEER, LogCatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from svcd.protocols.http.response import Response
 
 SECRET = b"not for everyone"
 LARGE = bytes(range(256)) * 1000
@@ -85,7 +84,9 @@ def _open_below(folder: Path) -> list[str]:
 
 
 def _get(files: StaticFiles, target: bytes) -> Response:
-    return files.respond(HttpRequest("GET", target, {b"host": b"a"}, "1.1", keep_alive=True), PEER)
+    response = files.respond(HttpRequest("GET", target, {b"host": b"a"}, "1.1", keep_alive=True), PEER)
+    assert isinstance(response, Response)
+    return response
 
 
 def _content(files: StaticFiles, target: bytes) -> bytes:
@@ -158,7 +159,7 @@ def test_last_modified(root: Path) -> None:
 
 def test_the_first_index_that_exists(root: Path) -> None:
     """The first name of index= that exists is the index."""
-    files = StaticFiles(str(root), ["none.html", "plain", "index.html"])
+    files = StaticFiles(str(root), FileSettings(["none.html", "plain", "index.html"]))
     assert _content(files, b"/") == b"no type"
     assert _content(files, b"/sub/") == b"<p>sub"
 
@@ -213,7 +214,7 @@ def test_a_directory_is_redirected_to_its_slash(root: Path, target: bytes, locat
 def test_missing_and_hidden_files_are_404(root: Path, target: bytes) -> None:
     """Missing, hidden and special files can't be distinguished, and none blocks."""
     for symlinks in (False, True):
-        assert _error(StaticFiles(str(root), symlinks=symlinks), target) == 404
+        assert _error(StaticFiles(str(root), FileSettings(symlinks=symlinks)), target) == 404
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_missing_and_hidden_files_are_404(root: Path, target: bytes) -> None:
 def test_symbolic_links_are_not_followed(root: Path, target: bytes) -> None:
     """Symbolic links to files and directories are followed with symlinks=yes only."""
     assert _error(StaticFiles(str(root)), target) == 404
-    assert _content(StaticFiles(str(root), symlinks=True), target)
+    assert _content(StaticFiles(str(root), FileSettings(symlinks=True)), target)
 
 
 def test_an_index_that_is_a_link_is_not_followed(root: Path) -> None:
@@ -426,5 +427,4 @@ def test_a_file_that_has_changed(root: Path, replaced: bool) -> None:
 
 
 def _body(files: StaticFiles) -> Any:
-    request = HttpRequest("GET", b"/large.bin", {b"host": b"a"}, "1.1", keep_alive=True)
-    return files.respond(request, PEER).body
+    return _get(files, b"/large.bin").body

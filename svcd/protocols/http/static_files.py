@@ -1,45 +1,89 @@
-"""Static files below a directory, for HTTP.
-
-A path is walked segment by segment; each segment is opened relative to its parent, without following symbolic links
-(openat(2), O_NOFOLLOW). So no spelling of a path, and no concurrent change of the tree, leads out of the root.
-"""
+"""Static files below a directory, for HTTP."""
 
 from __future__ import annotations
 
-import email.utils
 import errno
-import mimetypes
+import hashlib
 import os
-import stat
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from twisted.logger import Logger
-
-from svcd.protocols.http.response import Response, error_response
+from svcd.protocols.http.directory_listing import DirectoryListing
+from svcd.protocols.http.file_cache import CachedFile, FileCache, identity_of, is_settled
+from svcd.protocols.http.file_selection import FileSearch
+from svcd.protocols.http.file_types import FileTypes
+from svcd.protocols.http.representation import Representation
+from svcd.protocols.http.response import error_response
+from svcd.protocols.http.root_directory import MISSING, RootDirectory
 from svcd.protocols.open_files import OpenFiles
+from svcd.wire.http_conditions import Validators
+from svcd.wire.http_negotiation import accepted_codings
 from svcd.wire.http_request import HttpError, HttpRequest, path_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from twisted.internet.interfaces import IAddress
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IAddress, IReactorTime
 
-__all__ = ["StaticFiles"]
+    from svcd.protocols.http.file_cache import CacheKey
+    from svcd.protocols.http.file_selection import SelectedFile
+    from svcd.protocols.http.response import Response
+    from svcd.protocols.open_files import FileBody
+    from svcd.wire.http_ranges import ByteRange
 
-#: The largest file that is sent with its head in one write, in bytes.
+__all__ = ["FileSettings", "StaticFiles"]
+
+#: The largest file that is sent with its head in one write, and that is kept in memory, in bytes.
 _SMALL = 65_536
+#: A second, in nanoseconds.
+_SECOND = 1_000_000_000
 
-# O_NONBLOCK: open(2) of a FIFO must not wait for a writer.
-_OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
-#: Errors of open(2) that mean that there is no such file, which is not logged.
-_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
-_NOT_FOUND = _MISSING | {errno.EACCES}
-#: The shortest time between two warnings about files that can't be read, in seconds.
-_WARNING_SECONDS = 1.0
+@dataclass(frozen=True, slots=True)
+class FileSettings:
+    """Settings of a StaticFiles.
+
+    Attributes:
+        index: the names of index files, tried in order.
+        symlinks: whether symbolic links below the root are followed, even out of it.
+        listing: whether a directory without an index file is listed.
+        cache_control: the value of the Cache-Control field; None for no field.
+        types: media types by file name extension, in addition to the known ones.
+    """
+
+    index: Sequence[str] = ("index.html",)
+    symlinks: bool = False
+    listing: bool = False
+    cache_control: str | None = None
+    types: Mapping[str, str] | None = None
+
+
+class _OpenContent:
+    """The content of a large file; see svcd.protocols.http.representation.Content.
+
+    Args:
+        files: the files that are being sent.
+        file: the file, which this object closes.
+    """
+
+    def __init__(self, files: OpenFiles, file: SelectedFile) -> None:
+        self._files = files
+        self._file: SelectedFile | None = file
+
+    def take(self, pieces: Sequence[bytes | ByteRange]) -> tuple[bytes, FileBody]:
+        """Return a body, which closes the file."""
+        file, self._file = self._file, None
+        assert file is not None  # noqa: S101 - it is called once
+        return b"", self._files.body(file.descriptor, file.status, pieces)
+
+    def close(self) -> None:
+        """Close the file, unless it was taken."""
+        if self._file is not None:
+            self._file.close()
 
 
 class StaticFiles:
@@ -49,126 +93,128 @@ class StaticFiles:
 
     Args:
         root: the directory.
-        index: the names of index files, tried in order.
-        symlinks: whether symbolic links below root are followed, even out of it.
+        settings: how its files are served.
+        clock: the reactor; required for listings.
+        now: returns the time in nanoseconds since 1970.
     """
 
-    _log = Logger()
-
-    def __init__(self, root: str, index: Sequence[str] = ("index.html",), *, symlinks: bool = False) -> None:
-        self._root = root
-        self._warned = -_WARNING_SECONDS
+    def __init__(
+        self,
+        root: str,
+        settings: FileSettings | None = None,
+        clock: IReactorTime | None = None,
+        now: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._settings = settings = settings or FileSettings()
+        self._root = RootDirectory(root, symlinks=settings.symlinks)
         self._open_files = OpenFiles()
-        self._index = tuple(index)
-        self._flags = _OPEN if symlinks else _OPEN | os.O_NOFOLLOW
-        self._types = mimetypes.MimeTypes()
-        for known in mimetypes.knownfiles:
-            if os.path.isfile(known):  # noqa: PTH113 - once, at start
-                self._types.read(known)
+        self._types = FileTypes(settings.types)
+        self._cache = FileCache(symlinks=settings.symlinks)
+        self._now = now
+        self._listing = DirectoryListing(self._root, clock) if settings.listing and clock is not None else None
 
-    def respond(self, request: HttpRequest, peer: IAddress) -> Response:  # noqa: ARG002 - every handler gets it
+    def respond(self, request: HttpRequest, peer: IAddress) -> Response | Deferred[Response]:  # noqa: ARG002 - as all
         """Return the file of a request's path, or the redirect from a directory to its path with a slash.
 
         Raises:
             HttpError: 404 for a file that does not exist, is hidden or can't be read; 400 for a bad path; 503 if no
                 descriptor is left.
         """
-        segments = path_segments(request.target)
+        path = request.target.partition(b"?")[0]
+        key = path, accepted_codings(request.fields.get(b"accept-encoding", b""))
+        cached = self._cache.find(key)
+        if cached is not None:
+            return cached.respond(request)
+        segments = path_segments(path)
         if any(name.startswith(".") for name in segments[segments[0] == ".well-known" :]):
             raise HttpError(HTTPStatus.NOT_FOUND)
-        *folders, name = segments
         try:
-            folder = self._open_folder(folders)
-            try:
-                if name:
-                    return self._file_or_redirection(folder, name, segments, request.target)
-                return self._index_file(folder)
-            finally:
-                os.close(folder)
+            return self._find(request, segments, key)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
-            if error.errno not in _MISSING:
-                self._warn("/".join(segments), error)
+            if error.errno not in MISSING:
+                self._root.warn("/".join(segments), error)
             raise HttpError(HTTPStatus.NOT_FOUND) from None
 
-    def _warn(self, name: str, error: OSError) -> None:
-        """Log that a file can't be read, at most once in _WARNING_SECONDS."""
-        now = time.monotonic()
-        if now - self._warned >= _WARNING_SECONDS:
-            self._warned = now
-            self._log.warn(
-                "{root}: {name!r} can't be read: {reason}", root=self._root, name=name, reason=error.strerror
-            )
-
-    def _open_folder(self, names: Sequence[str]) -> int:
-        """Open a directory below root; return its descriptor, which the caller closes."""
-        folder = os.open(self._root, _OPEN | os.O_DIRECTORY)
-        for name in names:
-            outer = folder
-            try:
-                folder = os.open(name, self._flags | os.O_DIRECTORY, dir_fd=outer)
-            finally:
-                os.close(outer)
-        return folder
-
-    def _file_or_redirection(self, folder: int, name: str, segments: Sequence[str], target: bytes) -> Response:
-        descriptor, status = self._open(folder, name)
-        if not stat.S_ISDIR(status.st_mode):
-            return self._file(descriptor, name, status)
-        os.close(descriptor)
-        # The Location is made from the decoded segments, so that it can't point to another host (//host/).
-        response = error_response(HTTPStatus.MOVED_PERMANENTLY)
-        query = quote(target.partition(b"?")[2], safe="=&;+%:/?@!$'()*,~-._")
-        response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/" + (f"?{query}" if query else "")
-        return response
-
-    def _index_file(self, folder: int) -> Response:
-        for name in self._index:
-            try:
-                descriptor, status = self._open(folder, name)
-            except OSError as error:
-                if error.errno not in _NOT_FOUND:
-                    raise
-                if error.errno not in _MISSING:
-                    self._warn(name, error)
-            else:
-                return self._file(descriptor, name, status)
-        raise HttpError(HTTPStatus.NOT_FOUND)
-
-    def _open(self, folder: int, name: str) -> tuple[int, os.stat_result]:
-        """Open a name in a folder; return its descriptor, which the caller closes, and its status."""
-        descriptor = os.open(name, self._flags, dir_fd=folder)
+    def _find(self, request: HttpRequest, segments: Sequence[str], key: CacheKey) -> Response | Deferred[Response]:
+        *folders, name = segments
+        folder = self._root.open_folder(folders)
         try:
-            return descriptor, os.fstat(descriptor)
-        except OSError:
-            os.close(descriptor)
-            raise
-
-    def _file(self, descriptor: int, name: str, status: os.stat_result) -> Response:
-        """Return the response with an open file. Takes ownership of the descriptor."""
-        try:
-            if not stat.S_ISREG(status.st_mode):
+            search = FileSearch(self._root, folder, folders, self._now())
+            file = search.file(name, key[1]) if name else search.index_file(self._settings.index, key[1])
+        finally:
+            os.close(folder)
+        if file is None:
+            if self._listing is None:
                 raise HttpError(HTTPStatus.NOT_FOUND)
-            fields = {
-                "Content-Type": self._type_of(name),
-                "Content-Length": str(status.st_size),
-                "Last-Modified": email.utils.formatdate(status.st_mtime, usegmt=True),
-                "X-Content-Type-Options": "nosniff",
-            }
-            if status.st_size > _SMALL:
-                return Response(HTTPStatus.OK, fields, body=self._open_files.body(descriptor, status))
-            content = os.read(descriptor, status.st_size)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-        return Response(HTTPStatus.OK, {**fields, "Content-Length": str(len(content))}, content)
+            return self._listing.respond(request, folders)
+        if file.is_directory:
+            file.close()
+            return _redirect(segments, request.target)
+        if file.status.st_size > _SMALL:
+            content = _OpenContent(self._open_files, file)
+            try:
+                validators = _validators(file.status, search.now)
+                return self._represent(file, validators, file.status.st_size).respond(request, content)
+            finally:
+                content.close()
+        return self._read(file, search, key).respond(request)
 
-    def _type_of(self, name: str) -> str:
-        kind, encoding = self._types.guess_type(name)
-        if encoding is not None:
-            return {"gzip": "application/gzip", "xz": "application/x-xz"}.get(encoding, "application/octet-stream")
-        if kind is None:
-            return "application/octet-stream"
-        return f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
+    def _read(self, file: SelectedFile, search: FileSearch, key: CacheKey) -> CachedFile:
+        """Read a small file, and put it into the cache if changes of it will be seen. Closes the file."""
+        try:
+            data = os.read(file.descriptor, file.status.st_size)
+            # A file that is being changed: what was read may be part of each version.
+            is_torn = identity_of(os.fstat(file.descriptor)) != identity_of(file.status)
+        finally:
+            file.close()
+        validators = _validators(file.status, search.now, is_torn=is_torn)
+        found = CachedFile(data, self._represent(file, validators, len(data)), search.checks)
+        if search.is_lasting and validators.date_is_strong and not is_torn:
+            self._cache.add(key, found)
+        return found
+
+    def _represent(self, file: SelectedFile, validators: Validators, length: int) -> Representation:
+        fields = {"Content-Type": self._types.type_of(file.name)}
+        if file.coding:
+            fields["Content-Encoding"] = file.coding
+        if file.varies:
+            fields["Vary"] = "Accept-Encoding"
+        if self._settings.cache_control is not None:
+            fields["Cache-Control"] = self._settings.cache_control
+        fields["X-Content-Type-Options"] = "nosniff"
+        return Representation(fields, validators, length)
+
+
+def _validators(status: os.stat_result, now: int, *, is_torn: bool = False) -> Validators:
+    """Return the validators of a file.
+
+    The entity tag has the inode and the time of its last change in it: two files may have the same size and time of
+    modification, as archives and reproducible builds set it. It is weak (RFC 9110, section 8.8.1) while another change
+    may leave it the same. Last-Modified must not be in the future (section 8.8.2.1).
+
+    Args:
+        status: the status of the file.
+        now: the time, in nanoseconds since 1970.
+        is_torn: whether the file was changed while it was read.
+    """
+    state = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    tag = f'"{hashlib.blake2b(state.encode(), digest_size=12).hexdigest()}"'
+    modified, second = status.st_mtime_ns // _SECOND, now // _SECOND
+    return Validators(
+        (tag if is_settled(status, now) and not is_torn else f"W/{tag}").encode("ascii"),
+        max(min(modified, second), 0),
+        date_is_strong=modified < second,
+    )
+
+
+def _redirect(segments: Sequence[str], target: bytes) -> Response:
+    """Return the redirect from a directory to its path with a slash.
+
+    The Location is made from the decoded segments, so that it can't point to another host (//host/).
+    """
+    response = error_response(HTTPStatus.MOVED_PERMANENTLY)
+    query = quote(target.partition(b"?")[2], safe="=&;+%:/?@!$'()*,~-._")
+    response.fields["Location"] = "/" + "/".join(map(quote, segments)) + "/" + (f"?{query}" if query else "")
+    return response

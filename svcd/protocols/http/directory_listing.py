@@ -1,0 +1,134 @@
+"""Listings of directories, for HTTP: a page, or JSON for clients that prefer it.
+
+A directory may have very many entries. So listings are made one after the other, in slices between which the reactor
+serves other connections, and at most MOST_ENTRIES entries are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import DeferredLock
+from twisted.internet.task import Cooperator
+
+from svcd.protocols.http import listing_page
+from svcd.protocols.http.listing_page import Entry, Listing, Order
+from svcd.protocols.http.response import Response
+from svcd.wire.http_negotiation import media_type
+from svcd.wire.http_request import HttpError, is_served_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from twisted.internet.defer import Deferred
+    from twisted.internet.interfaces import IReactorTime
+
+    from svcd.protocols.http.root_directory import RootDirectory
+    from svcd.wire.http_request import HttpRequest
+
+__all__ = ["MOST_ENTRIES", "DirectoryListing"]
+
+#: The largest number of entries that are read: of a directory with more, those that the kernel returns first.
+MOST_ENTRIES = 10_000
+#: The number of entries after which other connections may be served.
+_SLICE = 64
+_MEDIA_TYPES = ("text/html", "application/json")
+_FIELDS = {"Vary": "Accept", "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+
+class DirectoryListing:
+    """Makes the responses with listings.
+
+    Args:
+        root: the directory below which the listed directories are.
+        clock: the reactor.
+    """
+
+    def __init__(self, root: RootDirectory, clock: IReactorTime) -> None:
+        self._root = root
+        self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
+        # So a service has one directory open, and its listings take the time of one.
+        self._lock = DeferredLock()
+
+    def respond(self, request: HttpRequest, names: Sequence[str]) -> Deferred[Response]:
+        """Return the listing of a directory.
+
+        Args:
+            request: the request; its query has the order.
+            names: the segments of the path of the directory.
+        """
+        wanted = media_type(request.fields.get(b"accept", b""), _MEDIA_TYPES)
+        order = Order.of(request.target.partition(b"?")[2])
+        return self._lock.run(self._make, names, order, wanted)
+
+    def _make(self, names: Sequence[str], order: Order, wanted: str) -> Deferred[Response]:
+        listing = Listing(tuple(names), order)
+        content: list[bytes] = []
+
+        def steps() -> Iterator[None]:
+            yield from self._collect(listing)
+            render = listing_page.html_page if wanted == "text/html" else listing_page.json_document
+            for number, piece in enumerate(render(listing)):
+                content.append(piece)
+                if number % _SLICE == 0:
+                    yield
+
+        def respond(_: object) -> Response:
+            return _response(b"".join(content), wanted)
+
+        return self._cooperator.coiterate(steps()).addCallback(respond)
+
+    def _collect(self, listing: Listing) -> Iterator[None]:
+        """Read the entries of a directory.
+
+        Raises:
+            HttpError: 404 for a directory that does not exist any more; 503 if no descriptor is left.
+        """
+        folder = self._open(listing.names)
+        try:
+            with os.scandir(folder) as entries:
+                for number, found in enumerate(entries):
+                    if number % _SLICE == 0:
+                        yield
+                    if number == MOST_ENTRIES:
+                        listing.complete = False
+                        break
+                    entry = self._entry(found, is_top=not listing.names)
+                    if entry is not None:
+                        listing.entries.append(entry)
+        finally:
+            os.close(folder)
+
+    def _open(self, names: Sequence[str]) -> int:
+        try:
+            return self._root.open_folder(names)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
+            raise HttpError(HTTPStatus.NOT_FOUND) from None
+
+    def _entry(self, found: os.DirEntry[str], *, is_top: bool) -> Entry | None:
+        """Return an entry; None for one that is not served."""
+        name = found.name
+        if name.startswith(".") and not (is_top and name == ".well-known"):
+            return None
+        if not is_served_name(name):
+            return None
+        try:
+            status = found.stat(follow_symlinks=self._root.symlinks)
+        except OSError:
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return Entry(name, None, status.st_mtime)
+        return Entry(name, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
+
+
+def _response(content: bytes, content_type: str) -> Response:
+    fields = {"Content-Type": f"{content_type}; charset=utf-8", "Content-Length": str(len(content)), **_FIELDS}
+    if content_type == "text/html":
+        fields["Content-Security-Policy"] = listing_page.POLICY
+    return Response(HTTPStatus.OK, fields, content)
