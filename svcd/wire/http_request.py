@@ -196,9 +196,21 @@ class RequestReader:
         if (version == "1.1") if host is None else not _is_host(host):
             # A request without a valid Host field must get 400 (RFC 9112, section 3.2).
             self._fail(HTTPStatus.BAD_REQUEST)
+        if b"transfer-encoding" in self._fields:
+            self._check_codings(version)
         if b"expect" in self._fields and self._has_body():
             # With Expect: 100-continue the client waits before it sends the body (RFC 9110, section 10.1.1).
             self._fail(HTTPStatus.EXPECTATION_FAILED)
+
+    def _check_codings(self, version: str) -> None:
+        """Check what the parser does not check of Transfer-Encoding: it checks that the last coding is chunked."""
+        *others, last = (each.strip() for each in self._fields[b"transfer-encoding"].lower().split(b","))
+        if version == "1.0":
+            # It must be taken for a fault of the framing (RFC 9112, section 6.1).
+            self._fail(HTTPStatus.BAD_REQUEST)
+        elif others and last == b"chunked" and last not in others:
+            # Coded content would be taken for the content itself.
+            self._fail(HTTPStatus.NOT_IMPLEMENTED)
 
     def on_body(self, piece: bytes) -> None:
         """Count a piece of a body and drop it."""
@@ -213,7 +225,10 @@ class RequestReader:
         if self._error is None:
             parser = self._parser
             method = parser.get_method().decode("ascii")
-            ends = method == "CONNECT" or (parser.should_upgrade() and self._has_body())
+            # The parser takes Proxy-Connection for Connection. A proxy that does not know the field passes it on and
+            # waits for the end of the connection (RFC 9112, appendix C.2.2).
+            is_old = parser.get_http_version() == "1.0" and b"connection" not in self._fields
+            ends = is_old or method == "CONNECT" or (parser.should_upgrade() and self._has_body())
             self._keep_alive = parser.should_keep_alive() and not ends
             self._done.append(
                 HttpRequest(method, self._target, self._fields, parser.get_http_version(), self._keep_alive)
@@ -270,9 +285,11 @@ def path_segments(target: bytes) -> list[str]:
     if not target.startswith(b"/"):
         # The absolute form, which a server must take as well (RFC 9112, section 3.2.2).
         scheme, _, rest = target.partition(b"://")
-        if scheme.lower() not in (b"http", b"https"):
+        host, _, path = rest.partition(b"/")
+        # An empty host, or userinfo before it, must be refused (RFC 9110, sections 4.2.1 and 4.2.4).
+        if scheme.lower() not in (b"http", b"https") or not host or not _is_host(host):
             raise bad
-        target = b"/" + rest.partition(b"/")[2]
+        target = b"/" + path
     segments = []
     for raw in target.split(b"/")[1:]:
         first, *escaped = raw.split(b"%")
