@@ -14,12 +14,11 @@ from twisted.logger import Logger
 
 from svcd.access.admission import ConnectionSlot
 from svcd.addresses import unmapped
-from svcd.config.process_options import OUTPUT_RATE
+from svcd.connections.launcher_reports import LauncherReports
 from svcd.connections.lingering_close import send_banner
 from svcd.connections.spawned_connection import SpawnedConnection, SpawnedOwner, SpawnedState
 from svcd.connections.spawned_tls import SpawnedTls
-from svcd.errors import CommandError
-from svcd.log.events import DROPPED, HANDLER_OUTPUT, MODULE_CHANGED, NO_SOCK_DIAG, log_event
+from svcd.log.events import NO_SOCK_DIAG, log_event
 from svcd.net.sock_diag import SocketView
 from svcd.process.environment import ConnectionAddresses
 from svcd.sockets.epoll_transports import adopter
@@ -28,20 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.defer import Deferred
-    from twisted.python.failure import Failure
 
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.context import ConnectionContext
     from svcd.process.launcher_client import LauncherClient
-    from svcd.process.messages import Ended
+    from svcd.process.messages import Ended, Started
     from svcd.tls.service_tls import ServiceTls
     from svcd.wire.proxy_header import ProxyHeader
 
 __all__ = ["QueuedClient", "SpawnedTracker"]
 
 
-class SpawnedTracker(SpawnedOwner):
+class SpawnedTracker(LauncherReports, SpawnedOwner):
     """Tracker of the connections of a spawned service; its launcher reports to it (LauncherEvents).
 
     Args:
@@ -77,34 +75,6 @@ class SpawnedTracker(SpawnedOwner):
         """Apply new options."""
         super().retune(service)
         self.logs_pid = "PID" in service.logged
-
-    def use_launcher_client(self, launcher_client: LauncherClient) -> None:
-        """Use another launcher for new connections; the old launcher exits after its last handler."""
-        before, self.launcher_client = self.launcher_client, launcher_client
-        before.replace_by(launcher_client)
-
-    def restart(self) -> Deferred[dict[str, object]]:
-        """Start another launcher and use it once it is ready; the old launcher exits after its last handler.
-
-        Returns:
-            A Deferred with the pids of both launchers, 0 for none. It fails with a CommandError if the new launcher
-            can't start, or if a reload has replaced the launcher meanwhile; then the service continues as before.
-        """
-        before, launcher_client = self.launcher_client, self.launcher_client.make_replacement()
-        old = before.pid
-
-        def ready(pid: int) -> dict[str, object]:
-            if self.launcher_client is not before:
-                launcher_client.stop()
-                raise CommandError("a reload has replaced the launcher")
-            self.use_launcher_client(launcher_client)
-            return {"pid": pid, "before": old}
-
-        def failed(failure: Failure) -> Failure:
-            launcher_client.stop()
-            return failure
-
-        return launcher_client.when_ready().addCallbacks(ready, failed)
 
     def start_early(self) -> None:
         """Start the launcher of a Python handler before the first client connects, as it has to import the handler."""
@@ -252,9 +222,9 @@ class SpawnedTracker(SpawnedOwner):
 
     # Reports of the launcher (svcd.process.launcher_events)
 
-    def process_started(self, connection_id: int, pid: int) -> None:
+    def process_started(self, report: Started) -> None:
         """Handle the start of a connection's process."""
-        self.connections[connection_id].process_started(pid)
+        self.connections[report.connection_id].process_started(report.pid)
 
     def start_failed(self, connection_id: int, errno: int) -> None:
         """Handle that the process of a connection can't be started."""
@@ -271,33 +241,8 @@ class SpawnedTracker(SpawnedOwner):
     def stderr_line(self, connection_id: int, text: bytes) -> None:
         """Log a line that a process wrote to its standard error."""
         connection = self.connections.get(connection_id)
-        values: dict[str, object] = {"text": text.decode(errors="backslashreplace")}
-        if connection is not None:
-            values |= {"id": connection_id, "pid": connection.pid}
-        log_event(self._log, HANDLER_OUTPUT, service=self.service.id, **values)
-
-    def dropped(self, lines: int, size: int) -> None:
-        """Log that processes wrote more lines than stderr_rate allows; size is in bytes."""
-        rule = "stderr_rate=" + OUTPUT_RATE.write(self.service.options.stderr_rate)
-        log_event(self._log, DROPPED, service=self.service.id, lines=lines, bytes=size, rule=rule)
-
-    def module_changed(self, module: str) -> None:
-        """Log that a module that the launcher has imported has changed on disk."""
-        text = f"module {module} changed on disk; restart its launcher with svcctl restart {self.service.id}"
-        log_event(self._log, MODULE_CHANGED, service=self.service.id, text=text)
-
-    def threads_stuck(self) -> None:
-        """Replace a launcher with many threads that outlive their connections; they end with it."""
-        # The reason of a failed restart is already logged.
-        self.restart().addErrback(lambda failure: failure.trap(CommandError))
-
-    def launcher_restarted(self) -> None:
-        """Count a launcher that was started in place of a lost one."""
-        self.counters.restarts += 1
-
-    def unavailable(self, problem: str) -> None:
-        """Record the reason why the launcher can't serve; an empty text if it can."""
-        self.counters.unavailable = problem
+        known: dict[str, object] = {} if connection is None else {"id": connection_id, "pid": connection.pid}
+        self.log_output(text, known)
 
     def queue_drained(self) -> None:
         """Resume accepting: the launcher has taken a connection from the queue."""

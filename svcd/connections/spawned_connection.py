@@ -28,6 +28,7 @@ __all__ = [
     "SpawnedConnection",
     "SpawnedOwner",
     "SpawnedState",
+    "signal_name",
 ]
 
 #: Time between SIGTERM and SIGKILL for a process group, in seconds.
@@ -255,7 +256,7 @@ class SpawnedConnection:
     def process_ended(self, report: Ended) -> None:
         """Handle the exit of the process."""
         killed = os.WIFSIGNALED(report.status)
-        code = _signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
+        code = signal_name(os.WTERMSIG(report.status)) if killed else str(os.WEXITSTATUS(report.status))
         if report.status and not self.cause:
             self._owner.counters.failed_exits += 1
         reason = self.cause or ("killed" if killed else "done")
@@ -438,7 +439,7 @@ class SpawnedConnection:
         return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     """Return the name of a signal as in the log; most real-time signals have only a number."""
     try:
         return signal.Signals(number).name

@@ -52,6 +52,8 @@ _FIXED = {
     "path": "python_path",
     "listen_fds": "listen_fds",
     "environment": "env",
+    "cgi": "cgi",
+    "symlinks": "symlinks",
 }
 _FIXED_IDENTITY = {"user": "user", "group": "group", "groups": "groups", "root": "chroot", "folder": "cwd"}
 

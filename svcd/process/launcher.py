@@ -13,6 +13,7 @@ import time
 from signal import SIGKILL
 from typing import TYPE_CHECKING, Protocol
 
+from svcd.process.cgi_programs import CgiRunner
 from svcd.process.connection_closes import CloseReports
 from svcd.process.connection_copies import ConnectionCopies
 from svcd.process.credentials import apply_credentials, apply_limits, signal_at_parent_end
@@ -103,7 +104,7 @@ def serve(spec: LaunchSpec, control: socket.socket) -> int:
     modules = ModuleFiles(spec.handler, spec.own_path) if spec.handler else None
     launcher = Launcher(spec, control, modules)
     if handler is None:
-        launcher.run(ProgramRunner(spec))
+        launcher.run(CgiRunner(spec) if spec.cgi else ProgramRunner(spec))
     elif spec.threads:
         apply_limits(spec.identity.handler_limits)
         threads = ThreadRunner(handler, launcher.writer, time.monotonic, counts=spec.hold)
@@ -138,6 +139,7 @@ class Launcher:
         self._idle_at: float | None = None
         self._idle_reported = False
         self._threads = spec.threads
+        self._announces = not (spec.threads or spec.cgi)
         # The output of a Python handler always goes to the log: its client has the socket.
         self._log_stderr = spec.log_stderr or bool(spec.handler)
         self._hold = spec.hold
@@ -260,7 +262,7 @@ class Launcher:
                 self._send(Changed(changed.encode()[:MAX_REASON]))
 
     def _start(self, runner: _HandlerRunner, order: Connection, fd: int) -> None:
-        if not self._threads:
+        if self._announces:
             # If this launcher is killed in between, the next launcher must not start a second handler.
             self._queue(Starting(order.connection_id))
             self.writer.flush()
@@ -277,7 +279,7 @@ class Launcher:
                 self._connection_ids[pid] = order.connection_id
                 self._pids[order.connection_id] = pid
                 tracker = pid if self._hold else 0
-                self._queue(Started(order.connection_id, pid))
+                self._queue(Started(order.connection_id, pid, isinstance(runner, CgiRunner) and runner.nph))
         finally:
             if stderr != fd:
                 os.close(stderr)

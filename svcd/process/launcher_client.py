@@ -70,7 +70,7 @@ class LauncherSource(Protocol):
 class LauncherEvents(Protocol):
     """Receiver of events about the connections of a service."""
 
-    def process_started(self, connection_id: int, pid: int) -> None:
+    def process_started(self, report: Started) -> None:
         """Handle the start of a connection's process."""
 
     def process_ended(self, report: Ended) -> None:
@@ -236,7 +236,9 @@ class LauncherClient:
         self._pid = pid
         self._zygote_runs = True
         self._stuck = 0
-        protocol = LauncherProtocol(self._output_limit(), threads=self.spec.threads)
+        protocol = LauncherProtocol(
+            self._output_limit(), announced=not (self.spec.threads or self.spec.cgi), cgi=bool(self.spec.cgi)
+        )
         self._since = self._reactor.seconds()
         self._start_timer = self._reactor.callLater(self.spec.start_timeout, self._start_timed_out)
         self._connection = LauncherConnection(self._reactor, sock, protocol, self, self._service)
@@ -279,7 +281,7 @@ class LauncherClient:
             case Started(connection_id, pid):
                 self.pids[connection_id] = pid
                 if self._release_connection(connection_id):
-                    self._events.process_started(connection_id, pid)
+                    self._events.process_started(report)
                 else:
                     # The connection was dropped meanwhile; its process is ended here, as nothing else would do it.
                     self._queue.signal(Signal(connection_id, pid, SIGKILL))

@@ -47,15 +47,20 @@ class LauncherProtocol:
 
     Args:
         output: the limit on reported handler output; None for no limit.
-        threads: whether handlers run in threads; each reports Started itself before it begins, without Starting.
+        announced: whether the launcher reports Starting before it starts a handler. Handlers in threads report Started
+            themselves before they begin. CGI programs are not announced either, to save the time.
+        cgi: whether the handlers are CGI programs.
 
     Attributes:
         ready: whether the launcher has reported Ready.
     """
 
-    def __init__(self, output: OutputLimit | None = None, *, threads: bool = False) -> None:
+    def __init__(self, output: OutputLimit | None = None, *, announced: bool = True, cgi: bool = False) -> None:
         self.ready = False
-        self._before_started = _State.SENT if threads else _State.STARTING
+        self._before_started = _State.STARTING if announced else _State.SENT
+        # A CGI program may have begun as soon as it was sent, and must not be started twice.
+        self._maybe_started = _State.SENT if cgi else _State.STARTING
+        self._cgi = cgi
         self._output = output
         self._states: dict[int, _State] = {}
         self._unanswered = 0
@@ -79,8 +84,8 @@ class LauncherProtocol:
 
     @property
     def starting(self) -> list[int]:
-        """The ids of connections that may or may not have a process: reported as Starting, without result."""
-        return [connection_id for connection_id, state in self._states.items() if state is _State.STARTING]
+        """The ids of connections that may or may not have a process."""
+        return [connection_id for connection_id, state in self._states.items() if state is self._maybe_started]
 
     def connection_sent(self, connection_id: int) -> None:
         """Record a sent connection."""
@@ -103,8 +108,9 @@ class LauncherProtocol:
         match report:
             case Starting(connection_id):
                 self._move(report, connection_id, (_State.SENT,), _State.STARTING)
-            case Started(connection_id, pid):
+            case Started(connection_id, pid, nph):
                 _require(pid > 0, f"Started with pid {pid}")
+                _require(self._cgi or not nph, "Started with nph for a handler that is no CGI program")
                 self._move(report, connection_id, (self._before_started,), _State.STARTED)
             case Failed(connection_id, errno):
                 _require(0 < errno <= _MAX_ERRNO, f"Failed with errno {errno}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FD_STRUCT",
+    "MAX_ENVIRONMENT",
     "MAX_PACKET",
     "MAX_REASON",
     "Changed",
@@ -48,6 +49,8 @@ __all__ = [
 
 #: The longest packet, in bytes.
 MAX_PACKET = 65_536
+#: The longest environment of a Connection message, in bytes.
+MAX_ENVIRONMENT = MAX_PACKET - 16
 #: The longest text of a Ready or a Changed message, in bytes.
 MAX_REASON = 4096
 #: How a descriptor is packed for SCM_RIGHTS.
@@ -114,10 +117,17 @@ class Starting(NamedTuple):
 
 
 class Started(NamedTuple):
-    """From a launcher: the connection has a process. Handlers in threads have the launcher's pid."""
+    """From a launcher: the connection has a process.
+
+    Attributes:
+        connection_id: the connection.
+        pid: the process; that of the launcher for a handler in a thread.
+        nph: whether it is a CGI program that writes a whole HTTP response (RFC 3875, section 5).
+    """
 
     connection_id: int
     pid: int
+    nph: bool = False
 
 
 class Failed(NamedTuple):
@@ -219,7 +229,7 @@ _LAYOUTS: dict[type[Message], tuple[bytes, struct.Struct, bool]] = {
     Ready: (b"R", struct.Struct("="), True),
     Idle: (b"I", struct.Struct("="), False),
     Starting: (b"B", struct.Struct("=Q"), False),
-    Started: (b"P", struct.Struct("=Qi"), False),
+    Started: (b"P", struct.Struct("=Qi?"), False),
     Failed: (b"F", struct.Struct("=Qi"), False),
     Ended: (b"E", struct.Struct("=Qiddqq"), False),
     StderrLine: (b"T", struct.Struct("=Q"), True),

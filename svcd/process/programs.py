@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING
 from svcd.process.credentials import apply_limits
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from svcd.process.spec import LaunchSpec
 
-__all__ = ["ProgramRunner", "connection_variables"]
+    #: The path of a program, and its arguments, including the first.
+    Command: TypeAlias = tuple[str | bytes, tuple[str | bytes, ...]]
+
+__all__ = ["ProgramRunner", "ProgramStarter", "connection_variables"]
 
 #: Prefixes of the variables that a connection may set; none of these makes a program load or run code.
 _CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
@@ -26,19 +31,91 @@ def connection_variables(data: bytes) -> dict[bytes, bytes]:
     return values
 
 
+class ProgramStarter:
+    """Starts the programs of a service.
+
+    Args:
+        spec: the launch spec of the service.
+
+    Attributes:
+        environment: the variables that all connections share.
+    """
+
+    def __init__(self, spec: LaunchSpec) -> None:
+        self.environment = {os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()}
+        self._limits = spec.identity.handler_limits
+        self._listen_fds = spec.listen_fds
+
+    def start(self, command: Command, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
+        """Start a program.
+
+        Args:
+            command: the path of the program, and its arguments.
+            values: its environment.
+            fd: the socket, a descriptor above 3, which becomes standard input and output.
+            stderr: the descriptor that becomes standard error.
+
+        Returns:
+            The pid of the process, which leads a session of its own.
+
+        Raises:
+            OSError: the process could not be started.
+        """
+        if self._limits or self._listen_fds:
+            return self._fork(command, values, fd, stderr)
+        path, argv = command
+        actions = [
+            (os.POSIX_SPAWN_DUP2, fd, 0),
+            (os.POSIX_SPAWN_DUP2, fd, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ]
+        return os.posix_spawn(path, argv, values, file_actions=actions, setsid=True)
+
+    def _fork(self, command: Command, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
+        """Start the program by fork(2) and execve(2), to set limits and LISTEN_PID in the child."""
+        failed, fail = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._execute(command, values, fd, stderr, fail)
+        finally:
+            os.close(fail)
+            # Empty after a successful execve(2), which closes the pipe; otherwise the errno.
+            answer = os.read(failed, 16)
+            os.close(failed)
+        if answer:
+            os.waitpid(pid, 0)
+            raise OSError(int(answer), os.strerror(int(answer)))
+        return pid
+
+    def _execute(self, command: Command, values: dict[bytes, bytes], fd: int, stderr: int, fail: int) -> None:
+        try:
+            os.setsid()
+            os.dup2(fd, 0)
+            os.dup2(fd, 1)
+            os.dup2(stderr, 2)
+            if self._listen_fds:
+                fail = os.dup(fail)
+                os.dup2(fd, 3)
+                values[b"LISTEN_PID"] = b"%d" % os.getpid()
+            apply_limits(self._limits)
+            os.execve(*command, values)  # noqa: S606 - no shell is the point
+        except OSError as error:
+            os.write(fail, b"%d" % (error.errno or 0))
+        finally:
+            os._exit(127)
+
+
 class ProgramRunner:
-    """Starts the program of a service.
+    """Starts the program of a service for each connection.
 
     Args:
         spec: the launch spec of the service.
     """
 
     def __init__(self, spec: LaunchSpec) -> None:
-        self._path = spec.program
-        self._argv = spec.argv
-        self._environment = {os.fsencode(name): os.fsencode(value) for name, value in spec.environment.items()}
-        self._limits = spec.identity.handler_limits
-        self._listen_fds = spec.listen_fds
+        self._starter = ProgramStarter(spec)
+        self._command = spec.program, spec.argv
 
     def idle_since(self) -> float:
         """Return 0: all handlers are processes."""
@@ -50,55 +127,14 @@ class ProgramRunner:
         Args:
             _connection_id: not used for a program.
             environment: the variables of the connection.
-            fd: the socket, a descriptor above 3, which becomes standard input and output.
+            fd: the socket, as in ProgramStarter.start().
             stderr: the descriptor that becomes standard error.
 
         Returns:
-            The pid of the process, which leads a session of its own.
+            The pid of the process.
 
         Raises:
             OSError: the process could not be started.
         """
-        values = {**self._environment, **connection_variables(environment)}
-        if self._limits or self._listen_fds:
-            return self._fork(values, fd, stderr)
-        actions = [
-            (os.POSIX_SPAWN_DUP2, fd, 0),
-            (os.POSIX_SPAWN_DUP2, fd, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
-        ]
-        return os.posix_spawn(self._path, self._argv, values, file_actions=actions, setsid=True)
-
-    def _fork(self, values: dict[bytes, bytes], fd: int, stderr: int) -> int:
-        """Start the program by fork(2) and execve(2), to set limits and LISTEN_PID in the child."""
-        failed, fail = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = os.fork()
-            if not pid:
-                self._execute(values, fd, stderr, fail)
-        finally:
-            os.close(fail)
-            # Empty after a successful execve(2), which closes the pipe; otherwise the errno.
-            answer = os.read(failed, 16)
-            os.close(failed)
-        if answer:
-            os.waitpid(pid, 0)
-            raise OSError(int(answer), os.strerror(int(answer)))
-        return pid
-
-    def _execute(self, values: dict[bytes, bytes], fd: int, stderr: int, fail: int) -> None:
-        try:
-            os.setsid()
-            os.dup2(fd, 0)
-            os.dup2(fd, 1)
-            os.dup2(stderr, 2)
-            if self._listen_fds:
-                fail = os.dup(fail)
-                os.dup2(fd, 3)
-                values[b"LISTEN_PID"] = b"%d" % os.getpid()
-            apply_limits(self._limits)
-            os.execve(self._path, self._argv, values)  # noqa: S606 - no shell is the point
-        except OSError as error:
-            os.write(fail, b"%d" % (error.errno or 0))
-        finally:
-            os._exit(127)
+        values = {**self._starter.environment, **connection_variables(environment)}
+        return self._starter.start(self._command, values, fd, stderr)

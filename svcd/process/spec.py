@@ -64,6 +64,8 @@ class LaunchSpec(NamedTuple):
         stderr_lines, stderr_bytes: limit on handler output in the log per second; 0 for none.
         idle: time without a handler after which the launcher exits, in seconds; 0 for no limit.
         start_timeout: time limit of the start of the launcher, in seconds.
+        cgi: the directory of CGI programs, one of which is started for a request; empty for all other services.
+        symlinks: whether symbolic links below `cgi` are followed.
         hold: whether the launcher keeps a copy of the socket while the handler has it, to count its bytes.
     """
 
@@ -83,6 +85,8 @@ class LaunchSpec(NamedTuple):
     stderr_bytes: int = 0
     idle: float = 0.0
     start_timeout: float = 30.0
+    cgi: str = ""
+    symlinks: bool = False
 
 
 def dump(specs: tuple[LaunchSpec, ...]) -> bytes:

@@ -205,7 +205,7 @@ class RunningService(ABC):
         """Restart the service's launcher; no client is refused meanwhile.
 
         Returns:
-            The Deferred of SpawnedTracker.restart().
+            The Deferred of LauncherReports.restart().
 
         Raises:
             CommandError: the service has no launcher.
@@ -217,6 +217,9 @@ class RunningService(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional hook
         """Release what accepting needs: the service accepts no more clients. Open connections are not closed."""
+
+    def abort_programs(self) -> None:  # noqa: B027 - optional hook
+        """End the CGI programs of the service: their connections are aborted."""
 
     def end_proxied(self) -> None:  # noqa: B027 - optional hook
         """Close the connections without a complete PROXY header: a reload has removed or replaced the service."""

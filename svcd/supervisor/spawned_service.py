@@ -89,13 +89,9 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         """Restart the service's launcher.
 
         Returns:
-            The Deferred of SpawnedTracker.restart(), with the id of the service added to the result.
+            The Deferred of LauncherReports.restart().
         """
-
-        def named(found: dict[str, object]) -> dict[str, object]:
-            return {"service": self.service.id, **found}
-
-        return self.tracker.restart().addCallback(named)
+        return self.tracker.restart()
 
     def check_modules(self) -> None:
         """Log it if the module of a Python handler has changed on disk since its import."""

@@ -76,8 +76,8 @@ class _Service:
     def make_replacement(self, reports: LauncherEvents) -> LauncherClient:
         raise NotImplementedError
 
-    def process_started(self, connection_id: int, pid: int) -> None:
-        self.events.append(("started", connection_id, pid))
+    def process_started(self, report: Started) -> None:
+        self.events.append(("started", report.connection_id, report.pid))
 
     def process_ended(self, report: Ended) -> None:
         self.events.append(report)

@@ -24,7 +24,7 @@ from svcd.connections.wait_port import WaitPort
 from svcd.errors import CommandError
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
-from svcd.process.messages import Ended
+from svcd.process.messages import Ended, Started
 from svcd.process.pidfd import PidfdChild
 from svcd.sockets import accept_helper as acceptor
 from svcd.sockets.accept_helper import AcceptHelper
@@ -135,7 +135,7 @@ class _Spawned:
     def start_process(self, connection_id: int, pid: int = 500) -> None:
         """Report the start of a process, as the launcher client does."""
         self.launcher_client.drop(connection_id)
-        self.tracker.process_started(connection_id, pid)
+        self.tracker.process_started(Started(connection_id, pid))
 
     def close(self) -> None:
         """Close the remaining sockets."""
@@ -659,7 +659,7 @@ def test_a_launcher_is_restarted(spawned: Callable[..., _Spawned], meanwhile: st
     else:
         after.when_ready_result.callback(12)
     if meanwhile == "nothing":
-        assert results == [{"pid": 12, "before": 500}]
+        assert results == [{"service": "cat/tcp", "pid": 12, "before": 500}]
         assert (tracker.launcher_client, before.replaced_by, after.stopped) == (after, after, False)
     else:
         assert isinstance(results[0].value, CommandError)

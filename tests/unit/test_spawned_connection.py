@@ -17,7 +17,7 @@ from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS, TRANSITIONS, SpawnedConnection, SpawnedState
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
-from svcd.process.messages import Ended
+from svcd.process.messages import Ended, Started
 from tests.doubles import FakeFiles, FakeReactor, FakeResolver, list_sink, service_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class _Case:
     def process_starts(self) -> None:
         """Report the start of the process."""
         if self.launcher.drop(1):
-            self.tracker.process_started(1, 500)
+            self.tracker.process_started(Started(1, 500))
 
     def start_fails(self) -> None:
         """Report that the program can't be started."""

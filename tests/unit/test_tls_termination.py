@@ -22,7 +22,7 @@ from svcd.connections.spawned import SpawnedTracker
 from svcd.connections.spawned_connection import KILL_SECONDS
 from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
-from svcd.process.messages import Ended
+from svcd.process.messages import Ended, Started
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.supervisor.daemon_account import DaemonAccount
 from svcd.supervisor.launch_spec import launch_spec
@@ -201,7 +201,7 @@ class _Daemon:
         client = self.connect(tls).handshake()
         number = len(self._clients)
         _, client.handler = self.launcher_client.waiting.pop(number)
-        self.tracker.process_started(number, 500)
+        self.tracker.process_started(Started(number, 500))
         return client
 
     def fields(self, event: str) -> dict[str, str]:
@@ -253,7 +253,7 @@ def test_log_lines(started: Callable[..., _Daemon]) -> None:
     client.handshake()
     assert (daemon.lines, daemon.budget.open) == ([], 3)
     daemon.launcher_client.drop(1)
-    daemon.tracker.process_started(1, 500)
+    daemon.tracker.process_started(Started(1, 500))
     assert daemon.budget.open == 2
     accept = daemon.fields("accept")
     assert (accept["id"], accept["pid"], accept["tls"], accept["count"]) == ("1", "500", "TLSv1.3", "1")
