@@ -33,7 +33,7 @@ def parse_ranges(field: bytes, length: int) -> list[ByteRange] | None:
         overlap.
     """
     unit, equals, text = field.partition(b"=")
-    if not equals or unit.strip(b" \t").lower() != b"bytes" or text.count(b",") >= MOST_RANGES:
+    if not equals or unit.lower() != b"bytes" or text.count(b",") >= MOST_RANGES:
         return None
     found: list[ByteRange] = []
     count = 0

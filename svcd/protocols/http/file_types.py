@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,6 +40,17 @@ _MORE = {
 _COMPRESSED = {"gzip": "application/gzip", "xz": "application/x-xz"}
 
 
+@cache
+def _known_types() -> mimetypes.MimeTypes:
+    types = mimetypes.MimeTypes()
+    for extension, kind in _MORE.items():
+        types.add_type(kind, f".{extension}")
+    for known in mimetypes.knownfiles:
+        if os.path.isfile(known):  # noqa: PTH113 - once, at start
+            types.read(known)
+    return types
+
+
 class FileTypes:
     """Media types: those of mimetypes, with the files of types on this machine that it knows, and more types.
 
@@ -47,12 +59,7 @@ class FileTypes:
     """
 
     def __init__(self, more: Mapping[str, str] | None = None) -> None:
-        self._types = mimetypes.MimeTypes()
-        for extension, kind in _MORE.items():
-            self._types.add_type(kind, f".{extension}")
-        for known in mimetypes.knownfiles:
-            if os.path.isfile(known):  # noqa: PTH113 - once, at start
-                self._types.read(known)
+        self._types = _known_types()
         self._more = dict(more or {})
 
     def type_of(self, name: str) -> str:
