@@ -132,6 +132,9 @@ def standing_descriptors(service: Service) -> int:
     """Return the number of descriptors that a service takes besides those of its listeners and connections."""
     if service.spawned:
         return _LAUNCHER
+    if service.options.listing:
+        # For a directory and its duplicate in os.scandir(): listings are made one after the other.
+        return 2
     # One for a lookup: each name is looked up once at a time.
     return int(_is_named(service))
 

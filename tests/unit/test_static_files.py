@@ -20,6 +20,7 @@ from svcd.protocols.http.response import Response
 from svcd.protocols.http.static_files import FileSettings, StaticFiles
 from svcd.wire.http_request import HttpError, HttpRequest
 from tests.doubles import PEER, LogCatcher
+from tests.unit.traversal import TRAVERSALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -428,3 +429,20 @@ def test_a_file_that_has_changed(root: Path, replaced: bool) -> None:
 
 def _body(files: StaticFiles) -> Any:
     return _get(files, b"/large.bin").body
+
+
+def test_the_list_of_traversals(root: Path) -> None:
+    """None of the spellings of a path leads out of the root or to a hidden file, whether links are followed or not."""
+    assert len(TRAVERSALS) >= 200
+    for symlinks in (False, True):
+        files = StaticFiles(str(root), FileSettings(symlinks=symlinks))
+        for target in TRAVERSALS:
+            for path in (target.replace("{secret}", "secret.txt"), target.replace("{secret}", "outside/secret.txt")):
+                content = b""
+                with contextlib.suppress(HttpError):
+                    response = _get(files, path.encode())
+                    assert response.body is None
+                    content = response.content
+                    assert response.fields.get("Location", "/x").startswith("/")
+                    assert not response.fields.get("Location", "/x").startswith(("//", "/\\"))
+                assert content in (b"", b"<p>main", b"<p>sub", b"301 Moved Permanently\n"), (path, content)

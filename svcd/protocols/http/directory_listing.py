@@ -50,7 +50,8 @@ class DirectoryListing:
 
     def __init__(self, root: RootDirectory, clock: IReactorTime) -> None:
         self._root = root
-        self._cooperator = Cooperator(scheduler=lambda call: clock.callLater(0, call))
+        # One slice in each iteration of the reactor.
+        self._cooperator = Cooperator(lambda: lambda: True, scheduler=lambda call: clock.callLater(0, call))
         # So a service has one directory open, and its listings take the time of one.
         self._lock = DeferredLock()
 
