@@ -157,6 +157,9 @@ ROWS = [
     ("qotd 17/tcp quotes=/none", ["s:1:20: quotes: can't read /none: No such file or directory"]),
     ("qotd 17/tcp quotes=/long", ["s:1:20: quotes: /long has no entry shorter than 512 characters"]),
     ("qotd 17/tcp quotes=/good", []),
+    ("http 80/tcp root=/www types=/none", ["s:1:29: types: can't read /none: No such file or directory"]),
+    ("http 80/tcp root=/www types=/types", ["s:1:29: types: /types:2: 'html' is not a media type; write TYPE/SUBTYPE "
+                                            "EXTENSION ..."]),
     ("http 80/tcp root=/srv disable=yes", []),
     ("x 7/tcp redirect=127.0.0.1:7", ["s:1:18: redirect: 127.0.0.1:7 is this service itself; use another server"]),
     ("x 7/tcp redirect=localhost:7", ["s:1:18: redirect: localhost:7 is this service itself; use another server"]),
@@ -179,7 +182,8 @@ ROWS = [
 @pytest.mark.parametrize(("text", "problems"), ROWS)
 def test_problems_of_a_check(text: str, problems: list[str]) -> None:
     """Conflicts of addresses have the location of the other service, missing objects that of the value."""
-    files = FakeFiles({"/long": "x" * 600, "/good": "well\n%\n"}, folders=["/www"])
+    contents = {"/long": "x" * 600, "/good": "well\n%\n", "/types": "text/html html\nhtml text/html\n"}
+    files = FakeFiles(contents, folders=["/www"])
     assert _problems(text, files=files) == problems
 
 
