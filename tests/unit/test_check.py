@@ -158,8 +158,8 @@ ROWS = [
     ("qotd 17/tcp quotes=/long", ["s:1:20: quotes: /long has no entry shorter than 512 characters"]),
     ("qotd 17/tcp quotes=/good", []),
     ("http 80/tcp root=/www types=/none", ["s:1:29: types: can't read /none: No such file or directory"]),
-    ("http 80/tcp root=/www types=/types", ["s:1:29: types: /types:2: 'html' is not a media type; write TYPE/SUBTYPE "
-                                            "EXTENSION ..."]),
+    ("http 80/tcp root=/www types=/types",
+     ["s:1:29: types: /types:2: 'html' is not a media type; write TYPE/SUBTYPE EXTENSION ..."]),
     ("http 80/tcp root=/srv disable=yes", []),
     ("x 7/tcp redirect=127.0.0.1:7", ["s:1:18: redirect: 127.0.0.1:7 is this service itself; use another server"]),
     ("x 7/tcp redirect=localhost:7", ["s:1:18: redirect: localhost:7 is this service itself; use another server"]),
