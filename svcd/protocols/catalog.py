@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.interfaces import DescriptorCounter, FileReader, HostNameResolver
     from svcd.metrics.snapshot import MetricsSource
-    from svcd.protocols.http.connections import HttpTimeouts
+    from svcd.protocols.http.context import HttpSettings
 
 __all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "stream_factory"]
 
@@ -175,10 +175,10 @@ def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
             types=_media_types(options, deps),
         )
         files = StaticFiles(options.root, settings, deps.clock)
-        return HttpFactory(files, deps.clock, timeouts=_http_timeouts(options), descriptors=deps.descriptors)
+        return HttpFactory(files, deps.clock, _http_settings(options), descriptors=deps.descriptors)
     from svcd.protocols.http.greeting import GreetingPage
 
-    return HttpFactory(GreetingPage(deps.resolver), deps.clock, timeouts=_http_timeouts(options))
+    return HttpFactory(GreetingPage(deps.resolver), deps.clock, _http_settings(options))
 
 
 def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[str, str] | None:
@@ -195,13 +195,15 @@ def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[
 def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
     from svcd.protocols.status.resource import StatusFactory
 
-    return StatusFactory(deps.metrics, deps.clock, _http_timeouts(options))
+    return StatusFactory(deps.metrics, deps.clock, _http_settings(options))
 
 
-def _http_timeouts(options: ServiceOptions) -> HttpTimeouts:
+def _http_settings(options: ServiceOptions) -> HttpSettings:
     from svcd.protocols.http.connections import HttpTimeouts
+    from svcd.protocols.http.context import HttpSettings
 
-    return HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
+    timeouts = HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
+    return HttpSettings(timeouts)
 
 
 _BOTH = frozenset(SocketType)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -11,7 +11,8 @@ from twisted.internet.task import Clock
 
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.http.connections import CHECK_SECONDS, LOWEST_RATE, SLICE, HttpTimeouts
-from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.context import HttpSettings
+from svcd.protocols.http.response import GET_AND_HEAD, Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from tests.doubles import PEER, StreamDouble
 
@@ -76,6 +77,9 @@ class _Counter:
 class _Handler:
     """Handler whose responses are small, large, deferred, or files, by target."""
 
+    methods = GET_AND_HEAD
+    streams: Literal[False] = False
+
     def __init__(self) -> None:
         self.later: Deferred[Response] = Deferred()
         self.files: list[_File] = []
@@ -106,8 +110,8 @@ class _Site:
     ) -> None:
         self.clock = Clock()
         self.handler = _Handler()
-        timeouts = HttpTimeouts(request, keepalive, send)
-        self.factory = HttpFactory(self.handler, self.clock, timeouts=timeouts, descriptors=descriptors)
+        settings = HttpSettings(HttpTimeouts(request, keepalive, send))
+        self.factory = HttpFactory(self.handler, self.clock, settings, descriptors=descriptors)
 
     def connect(self, data: bytes = b"", room: float = float("inf")) -> StreamDouble:
         """Connect a client that sends data; return its transport."""
@@ -504,7 +508,7 @@ def test_the_connection_that_needs_a_descriptor_is_not_evicted() -> None:
     """A connection that needs a descriptor has another one evicted for it, even if it was idle itself before."""
     site = _Site()
     counter = _Counter(0)
-    site.factory.descriptors = counter
+    site.factory.context.descriptors = counter
     first, second = site.connect(HEAD + b"\r\n"), site.connect(HEAD + b"\r\n")
     counter.try_acquire = site.factory.evict  # type: ignore[method-assign]
     counter.open = 1

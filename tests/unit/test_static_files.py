@@ -269,9 +269,9 @@ def test_a_file_that_becomes_shorter(root: Path) -> None:
     """A file that becomes shorter raises an error, so that the client sees that the response is incomplete."""
     response = _get(StaticFiles(str(root)), b"/large.bin")
     assert response.body is not None
-    first = response.body.read()
+    first = response.body.read() or b""
     os.truncate(root / "large.bin", len(first) + 10)
-    assert len(response.body.read()) == 10
+    assert len(response.body.read() or b"") == 10
     with pytest.raises(OSError, match="became shorter"):
         response.body.read()
     response.body.close()

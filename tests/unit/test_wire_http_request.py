@@ -20,9 +20,9 @@ from svcd.wire.http_request import (
     SLICE,
     HttpError,
     HttpRequest,
+    KnownHeads,
     RequestReader,
     authority,
-    head,
     path_segments,
 )
 
@@ -59,8 +59,8 @@ def _fed(data: bytes, *cuts: int, step: int = SLICE) -> list[HttpRequest]:
     for begin, end in itertools.pairwise(edges):
         for position in range(begin, end, step):
             requests += reader.feed(data[position : min(end, position + step)])
-    while reader.failed:
-        reader.feed(b"")
+            while reader.ready:
+                requests += reader.feed(b"")
     return requests
 
 
@@ -222,22 +222,85 @@ _HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 )
 @pytest.mark.parametrize("step", [SLICE, 1])
 def test_the_body_of_an_upgrade_is_never_a_request(body: bytes, step: int) -> None:
-    """An upgrade with a body ends the connection: nothing after it is parsed as a request."""
-    reader = RequestReader()
+    """The body of a request for an upgrade is read as its body, and the request after it is a request."""
     data = b"POST /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n" + body + SAMPLES["get"]
-    requests: list[HttpRequest] = []
-    for position in range(0, len(data), step):
-        with contextlib.suppress(HttpError):
-            requests += reader.feed(data[position : position + step])
-    assert [(request.target, request.keep_alive) for request in requests] == [(b"/a", False)]
-    assert reader.failed
+    requests = _fed(data, step=step)
+    assert [(request.target, request.keep_alive) for request in requests] == [(b"/a", True), (b"/", True)]
+    assert _content(requests[0]) == (_HIDDEN, True)
+
+
+def test_what_follows_a_request_for_an_upgrade_is_read_later() -> None:
+    """A request for an upgrade is the last of a call; the bytes after it may be taken for the other protocol."""
+    data = SAMPLES["get"] + SAMPLES["upgrade"].replace(b"GET /b", b"\x81\x00\x00")
+    reader = RequestReader()
+    assert [request.target for request in reader.feed(data)] == [b"/", b"/a"]
+    assert reader.ready
+    assert reader.take_rest().startswith(b"\x81\x00\x00")
+    assert not reader.ready
+    with pytest.raises(HttpError):
+        reader.feed(SAMPLES["get"])
+
+
+def _content(request: HttpRequest) -> tuple[bytes, bool]:
+    """Return the body of a request, and whether it is whole."""
+    assert request.body is not None
+    pieces: list[bytes] = []
+    ends: list[bool] = []
+    request.body.start(pieces.append, ends.append)
+    while request.body.deliver():
+        pass
+    return b"".join(pieces), ends == [True]
+
+
+@pytest.mark.parametrize("step", [SLICE, 1])
+def test_the_content_of_a_body(step: int) -> None:
+    """A body has the content of its chunks or its length, without framing and trailers."""
+    chunked, length = _fed(SAMPLES["chunked"], step=step)[0], _fed(SAMPLES["length"], step=step)[0]
+    assert _content(chunked) == (b"abc0123456789abcdef", True)
+    assert _content(length) == (b"hello", True)
+
+
+@pytest.mark.parametrize(
+    "rest", [b"x", SAMPLES["get"] * 2, b"GET /b HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n", b"\r\n"]
+)
+def test_known_heads(rest: bytes) -> None:
+    """Bytes that were parsed before give the same requests and errors as with a parser alone, in any order."""
+    known = KnownHeads()
+    pieces = [SAMPLES["get"], SAMPLES["fields"], rest, SAMPLES["get"], SAMPLES["get"][:9], SAMPLES["get"][9:], rest]
+
+    def outcome(known: KnownHeads | None) -> list[HttpRequest | HTTPStatus]:
+        reader = RequestReader(known=known)
+        found: list[HttpRequest | HTTPStatus] = []
+        for piece in pieces:
+            try:
+                found += reader.feed(piece)
+            except HttpError as error:
+                found.append(error.status)
+        return found
+
+    expected = outcome(None)
+    assert outcome(known) == expected
+    assert outcome(known) == expected
+    assert known.get(SAMPLES["get"]) is not None
+    assert known.get(SAMPLES["get"] * 2) is None
+
+
+def test_the_number_of_known_heads_is_limited() -> None:
+    """At most 256 heads of at most 2,048 bytes are kept, and none of a request with a body."""
+    known = KnownHeads()
+    heads = [_get(target=b"/%d" % number) for number in range(300)]
+    large, with_body = _get(b"X: " + b"y" * 2048), SAMPLES["length"][: SAMPLES["length"].index(b"GET")]
+    for each in (*heads, large, with_body):
+        RequestReader(known=known).feed(each)
+    assert sum(known.get(each) is not None for each in heads) == 256
+    assert known.get(large) is known.get(with_body) is None
 
 
 def test_an_error_after_a_request() -> None:
     """An error after a valid request is raised by the call after the one that returned the request."""
     reader = RequestReader()
     assert len(reader.feed(SAMPLES["get"] + b"nonsense\r\n\r\n")) == 1
-    assert reader.failed
+    assert reader.ready
     with pytest.raises(HttpError):
         reader.feed(b"")
     with pytest.raises(HttpError):
@@ -396,14 +459,6 @@ def test_arbitrary_paths(target: bytes) -> None:
     assert not any(character in "/\\\0" for segment in segments for character in segment)
 
 
-def test_the_head_of_a_response() -> None:
-    """A head has the status line, the fields and Connection."""
-    assert head(HTTPStatus.OK, {"A": "b"}, keep_alive=True) == (
-        b"HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n"
-    )
-    assert head(HTTPStatus.NOT_FOUND, {}, keep_alive=False) == b"HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n"
-
-
 @pytest.mark.parametrize(
     ("host", "good"),
     [
@@ -480,5 +535,6 @@ def test_the_progress_of_a_request(split: int) -> None:
     assert not reader.begun
     reader.feed((head + body)[:split])
     assert (reader.begun, reader.body_bytes) == (True, max(0, split - len(head)))
-    assert len(reader.feed((head + body)[split:])) == 1
+    assert reader.room == (SLICE if split < len(head) else max(SLICE, 20 - reader.body_bytes))
+    assert len(reader.feed((head + body)[split:])) == (split < len(head))
     assert not reader.begun

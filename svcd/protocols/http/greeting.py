@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import html
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
-from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.response import GET_AND_HEAD, Response, text_response
 from svcd.wire.http_request import HttpError, HttpRequest, path_segments
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class GreetingPage:
     Args:
         resolver: looks up the client's host name.
     """
+
+    methods = GET_AND_HEAD
+    streams: Literal[False] = False
 
     def __init__(self, resolver: HostNameResolver) -> None:
         self._resolver = resolver

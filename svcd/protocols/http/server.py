@@ -6,19 +6,20 @@ that fires with a Response. The connection does pipelining, back-pressure, keep-
 
 from __future__ import annotations
 
-import email.utils
 import time
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from svcd.protocols.base import BuiltinFactory, LingeringProtocol
-from svcd.protocols.http.connections import EVICTED, HttpConnections, HttpTimeouts
-from svcd.protocols.http.response import error_response
-from svcd.wire.http_request import SLICE, HttpError, RequestReader, head
+from svcd.protocols.base import BuiltinFactory
+from svcd.protocols.http.connections import EVICTED
+from svcd.protocols.http.context import HttpContext, HttpSettings
+from svcd.protocols.http.response import Response, Upgrade, error_response, respond_with
+from svcd.protocols.http.sending import ResponseSender
+from svcd.wire.http_request import HttpError, RequestReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,77 +27,83 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from svcd.interfaces import DescriptorCounter
-    from svcd.protocols.http.connections import Group
-    from svcd.protocols.http.response import Body, Handler, Response
+    from svcd.protocols.http.response import Handler, StreamHandler
     from svcd.wire.http_request import HttpRequest
+    from svcd.wire.request_body import RequestBody
 
 __all__ = ["HttpFactory", "HttpProtocol"]
 
 
-#: The largest content that is joined to its head, in bytes: below it a copy is cheaper than a second write.
-_COPIED = 65_536
+#: The interim response that lets a client send the body of its request (RFC 9110, section 15.2.1).
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class HttpProtocol(LingeringProtocol):
+class HttpProtocol(ResponseSender):
     """An HTTP connection.
 
-    The connection reads only when all input is answered and the client takes the responses. So it holds at most the
-    head of a request, a piece of a response, and the data of a read.
-
-    Attributes:
-        end_reason: the timeout or eviction that ended the connection, empty if there was none; the connection
-            wrapper logs it.
+    The connection reads only when all input is answered and the client takes the responses, and within the body of a
+    request when its handler takes it. So it holds at most the head of a request, a piece of a response, and the data
+    of a read.
     """
 
     factory: HttpFactory
-    group: Group | None = None
-    end_reason = ""
-    _log = Logger()
 
     def connectionMade(self) -> None:
         """Initialize the state, and wait for the first request."""
-        self.clock = self.factory.clock
-        self._reader = RequestReader()
+        self._context = context = self.factory.context
+        self.clock = context.clock
+        self._begin_sending()
+        self._reader = RequestReader(context.limits, context.known_heads)
         self._unread = b""
+        # Requests that were parsed, and are not answered yet.
         self._requests: list[HttpRequest] = []
-        self._answering = self._paused = self._reading_paused = False
-        self._client_done = self._draining = self._pumping = self._lost = False
-        # Whether a request was answered since the connection was put into its group.
-        self._answered = False
-        # Whether a descriptor is reserved for a file: from the start until the first response, so that the first
-        # response does not fail for lack of a descriptor.
-        self._has_descriptor = False
-        if self.factory.descriptors is not None:
-            self._has_descriptor = True
-            self.factory.descriptors.acquire()
-        self._sent = 0
-        self._body: Body | None = None
-        self._keep_alive = True
+        self._paused = self._reading_paused = self._client_done = self._draining = self._pumping = self._lost = False
+        # The response that a handler has not made yet.
+        self._awaited: Deferred[Any] | None = None
+        # The protocol that has taken over the connection, and the reason for which this one has ended it.
+        self._upgraded: Any = None
+        self._end_reason = ""
         self._peer = self.transport.getPeer()
         self.transport.registerProducer(self, True)
-        self._connections = self.factory.connections
+        self._connections = context.connections
         self._connections.move(self, self._connections.reading)
 
     def dataReceived(self, data: bytes) -> None:
         """Parse and answer more input; drop it while lingering."""
         if self.lingering:
             self.drop(data)
-            return
-        self._unread += data
-        self._pump()
+        elif self._upgraded is not None:
+            self._upgraded.dataReceived(data)
+        else:
+            self._unread += data
+            self._pump()
 
     def readConnectionLost(self) -> None:
         """Handle the end of the client's data: answer the remaining requests, then close the connection."""
         self._client_done = True
         if self.lingering:
             super().readConnectionLost()
-        else:
+        elif self._upgraded is None:
             self._pump()
+        elif IHalfCloseableProtocol.providedBy(self._upgraded):
+            self._upgraded.readConnectionLost()
+        else:
+            self.transport.loseConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Handle that the write side is closed."""
+        if self._upgraded is not None and IHalfCloseableProtocol.providedBy(self._upgraded):
+            self._upgraded.writeConnectionLost()
+        else:
+            super().writeConnectionLost()
 
     def drain(self) -> None:
         """Close the connection after the current response, or at once if there is none."""
         self._draining = True
-        self._pump()
+        if self._upgraded is None:
+            self._pump()
+        elif hasattr(self._upgraded, "drain"):
+            self._upgraded.drain()
 
     def pauseProducing(self) -> None:
         """Stop sending: the transport's buffer is full."""
@@ -110,49 +117,78 @@ class HttpProtocol(LingeringProtocol):
     def stopProducing(self) -> None:
         """Do nothing: connectionLost() follows."""
 
-    def connectionLost(self, reason: object = None) -> None:
-        """Release the body and the descriptor."""
+    def connectionLost(self, reason: Any = None) -> None:  # noqa: ANN401 - a Failure
+        """Release the bodies and the descriptor, or tell the protocol after an upgrade."""
         self._lost = self._paused = True
         self._connections.move(self, None)
-        self._close_body()
+        if self._upgraded is not None:
+            self._upgraded.connectionLost(reason)
+        self._end_incoming()
+        self._cancel()
+        self._close_outgoing()
         self._release_descriptor()
         super().connectionLost(reason)
 
     def _pump(self) -> None:
-        """Process until input or output blocks: send pieces, send responses, parse requests, close."""
-        if self._pumping or self.lingering:
+        """Process until input or output blocks: send pieces, deliver bodies, send responses, parse requests, close."""
+        if self._pumping or self.lingering or self._upgraded is not None:
             return
         self._pumping = True
         try:
-            while not (self._paused or self._answering or self.lingering):
-                if self._body is not None:
-                    self._send_piece(self._body)
-                elif not self._keep_alive:
-                    self._end()
-                elif self._requests:
-                    self._answer(self._requests.pop(0))
-                elif not self._read():
-                    if self._client_done or self._draining:
-                        self._end()
-                    break
+            while not (self._lost or self.lingering) and self._step():
+                pass
         finally:
             self._pumping = False
-        self._update_reading()
-        if not self._lost:
-            self._wait()
+        if self._upgraded is None:
+            self._update_reading()
+            if not self._lost:
+                self._wait()
+
+    def _step(self) -> bool:
+        """Process one thing; return False if input or output blocks."""
+        outgoing = self._outgoing
+        if outgoing is not None and not (self._paused or outgoing.stalled):
+            self._send_piece(outgoing)
+            return True
+        if self._incoming is not None and self._continue_incoming(self._incoming):
+            return True
+        if self._paused or outgoing is not None or self._awaited is not None or self._incoming is not None:
+            return False
+        if not self._keep_alive:
+            self._end()
+        elif self._requests:
+            self._answer_next()
+            return self._upgraded is None
+        elif self._read():
+            return True
+        elif self._client_done or self._draining:
+            self._end()
+        return False
 
     def _wait(self) -> None:
         """Move the connection into the group of the event for which it waits."""
-        connections = self._connections
-        if self._body is not None or self._paused or self.lingering:
+        connections, outgoing = self._connections, self._outgoing
+        if self._paused or self.lingering or (outgoing is not None and not outgoing.stalled):
             connections.move(self, connections.writing)
-        elif self._answering:
+        elif self._incoming is not None and self._incoming.wanted:
+            connections.move(self, connections.reading)
+        elif self._awaited is not None or outgoing is not None or self._incoming is not None:
             connections.move(self, None)
         elif self._answered:
             self._answered = False
             connections.renew(self, connections.reading if self._reader.begun else connections.idle)
         elif self._reader.begun:
             connections.move(self, connections.reading)
+
+    @property
+    def end_reason(self) -> str:
+        """The reason for which the connection was ended, such as a timeout; empty for none. The wrapper logs it."""
+        return self._end_reason or getattr(self._upgraded, "end_reason", "")
+
+    @property
+    def failure_text(self) -> str:
+        """The reason why an upgraded connection could not be served; empty for none. The wrapper logs it."""
+        return getattr(self._upgraded, "failure_text", "")
 
     @property
     def body_bytes(self) -> int:
@@ -167,10 +203,9 @@ class HttpProtocol(LingeringProtocol):
 
     def time_out(self, reason: str) -> None:
         """End the connection after a timeout; an incomplete request gets a 408 response (RFC 9110, 15.5.9)."""
-        self.end_reason = self.end_reason or reason
+        self._end_reason = self._end_reason or reason
         if reason == "request" and self._reader.begun:
-            self._keep_alive = False
-            self._send(error_response(HTTPStatus.REQUEST_TIMEOUT), with_content=True)
+            self._reject(HTTPStatus.REQUEST_TIMEOUT)
             self._pump()
         elif self.group is self._connections.writing:
             self._abort()
@@ -179,7 +214,7 @@ class HttpProtocol(LingeringProtocol):
 
     def evict(self) -> None:
         """End the connection at once, to free its descriptor for another connection."""
-        self.end_reason = self.end_reason or EVICTED
+        self._end_reason = self._end_reason or EVICTED
         if self.group is self._connections.idle:
             self._close()
         else:
@@ -204,9 +239,27 @@ class HttpProtocol(LingeringProtocol):
         else:
             self.transport.abortConnection()
 
+    def _leave_group(self) -> None:
+        self._connections.move(self, None)
+
+    def _end(self) -> None:
+        if self._client_done:
+            super().readConnectionLost()
+            self._paused = True
+        else:
+            self.linger()
+
+    # Input
+
     def _update_reading(self) -> None:
-        """Pause reading while input is buffered or a response is being sent; resume it otherwise."""
-        wanted = bool(self._unread) or self._answering or self._paused or self._body is not None
+        """Pause reading while there is input that can't be used yet; resume it otherwise.
+
+        It continues while a handler makes its response, so that the end of the connection is noticed.
+        """
+        if self._incoming is not None:
+            wanted = bool(self._unread) or not self._incoming.wanted
+        else:
+            wanted = bool(self._unread or self._requests) or self._paused or self._outgoing is not None
         if self.lingering or wanted == self._reading_paused:
             return
         self._reading_paused = wanted
@@ -217,117 +270,157 @@ class HttpProtocol(LingeringProtocol):
 
     def _read(self) -> bool:
         """Parse a slice of the input; return whether there was input."""
-        if not self._unread and not self._reader.failed:
+        reader = self._reader
+        if not self._unread and not reader.ready:
             return False
-        piece, self._unread = self._unread[:SLICE], self._unread[SLICE:]
+        size = reader.room
+        piece, self._unread = self._unread[:size], self._unread[size:]
         try:
-            self._requests += self._reader.feed(piece)
+            self._requests += reader.feed(piece)
         except HttpError as error:
-            self._keep_alive = False
-            self._send(error_response(error.status), with_content=True)
+            self._reject(error.status)
         return True
 
-    def _answer(self, request: HttpRequest) -> None:
-        last = self._draining or self.factory.stopped
-        if not request.keep_alive or (last and not self._requests):
-            self._keep_alive = False
-        with_content = request.method != "HEAD"
-        if request.method not in ("GET", "HEAD"):
-            refusal = error_response(HTTPStatus.METHOD_NOT_ALLOWED)
-            refusal.fields["Allow"] = "GET, HEAD"
-            self._send(refusal, with_content=True)
-            return
-        try:
-            response = self.factory.handler.respond(request, self._peer)
-        except Exception:  # noqa: BLE001 - any error of a handler gets a response
-            response = self._refusal(Failure())
-        if not isinstance(response, Deferred):
-            self._send(response, with_content=with_content)
-            return
-        self._answering = True
+    def _continue_incoming(self, body: RequestBody) -> bool:
+        """Deliver or read a piece of the body of a request; return False if that is not possible now."""
+        if body.deliver():
+            return True
+        if self._request is None and not body.done:
+            # The response is complete, or the handler takes no bodies.
+            if self._keep_alive:
+                body.drop()
+            else:
+                self._end_incoming()
+                return True
+        if body.done:
+            self._incoming = None
+            return True
+        if not body.wanted:
+            return False
+        if self._read():
+            return True
+        if self._client_done:
+            self._reject(None)
+            return True
+        return False
 
-        def done(response: Response) -> None:
-            self._answering = False
-            if not self._lost:
-                self._send(response, with_content=with_content)
+    def _reject(self, status: HTTPStatus | None) -> None:
+        """End the connection because of invalid or incomplete input, with a response unless one was begun.
+
+        Args:
+            status: the status of the response; None to send none.
+        """
+        self._keep_alive = False
+        self._unread = b""
+        is_answered = self._incoming is not None and self._request is None and not self._requests
+        self._requests.clear()
+        self._end_incoming()
+        self._cancel()
+        if self._outgoing is not None:
+            self._abort()
+        elif status is not None and not is_answered:
+            self._send(error_response(status))
+        else:
+            self._request = None
+
+    def _end_incoming(self) -> None:
+        body, self._incoming = self._incoming, None
+        if body is not None:
+            body.end(whole=False)
+            body.drop()
+
+    def _body_wanted(self) -> None:
+        """Read more of the body of a request; first let a client send it that waits for that."""
+        body = self._incoming
+        if body is not None and body.started and body.expects_continue and self._outgoing is None:
+            body.expects_continue = False
+            self.transport.write(_CONTINUE)
+        self._pump()
+
+    # Responses
+
+    def _answer_next(self) -> None:
+        """Call the handler for the next request, unless a body has to be dropped before."""
+        request, body = self._requests[0], self._requests[0].body
+        if body is not None and not body.done:
+            self._incoming = body
+            if not self._context.handler.streams and not body.expects_continue:
+                body.drop()
+                return
+            body.wake = self._body_wanted
+        del self._requests[0]
+        self._request = request
+        is_last = self._draining or self.factory.stopped
+        if not request.keep_alive or (is_last and not self._requests):
+            self._keep_alive = False
+        try:
+            reply = respond_with(self._context.handler, request, self._peer, self.transport)
+        except Exception:  # noqa: BLE001 - any error of a handler gets a response
+            reply = self._refusal(Failure())
+        if isinstance(reply, Deferred):
+            self._await(reply)
+        else:
+            self._reply(reply)
+
+    def _await(self, reply: Deferred[Any]) -> None:
+        self._awaited = reply
+
+        def done(found: Response | Upgrade) -> None:
+            if self._awaited is reply:
+                self._awaited = None
+                self._reply(found)
                 self._pump()
-            elif response.body is not None:
-                response.body.close()
+            elif isinstance(found, Response) and found.body is not None:
+                found.body.close()
 
         def failed(failure: Failure) -> None:
-            done(self._refusal(failure))
+            if self._awaited is reply:
+                done(self._refusal(failure))
 
-        response.addCallbacks(done, failed)
+        reply.addCallbacks(done, failed).addErrback(self._failed)
+
+    def _failed(self, failure: Failure) -> None:
+        """Handle an exception in a callback of a handler's Deferred."""
+        self._log.failure("an HTTP response could not be sent", failure)
+        self._abort()
+
+    def _cancel(self) -> None:
+        """Ignore the response that a handler has not made yet."""
+        reply, self._awaited = self._awaited, None
+        if reply is not None and self._context.handler.streams:
+            reply.cancel()
 
     def _refusal(self, failure: Failure) -> Response:
         """Return the response for an exception in a handler: the status of an HttpError, or 500 and a log line."""
         if isinstance(failure.value, HttpError):
-            return error_response(failure.value.status)
+            response = error_response(failure.value.status)
+            response.fields.update(failure.value.fields)
+            return response
         self._log.failure("the handler of an HTTP request failed", failure)
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _send(self, response: Response, *, with_content: bool) -> None:
-        self._answered = True
-        if response.body is not None and not self._count(response.body):
-            response.body.close()
-            response = error_response(HTTPStatus.SERVICE_UNAVAILABLE)
+    def _reply(self, reply: Response | Upgrade) -> None:
+        if isinstance(reply, Upgrade):
+            self._switch(reply)
+        else:
+            self._send(reply)
+
+    def _switch(self, upgrade: Upgrade) -> None:
+        """Pass the connection on to another protocol."""
+        rest = self._reader.take_rest() + self._unread
+        self._unread = b""
+        self._request = None
+        self._context.connections.move(self, None)
         self._release_descriptor()
-        opening = self.factory.opening(response, keep_alive=self._keep_alive)
-        self._body = response.body
-        if with_content and len(response.content) > _COPIED:
-            self.transport.write(opening)
-            self.transport.write(response.content)
-        elif with_content:
-            self.transport.write(opening + response.content)
-        else:
-            self._close_body()
-            self.transport.write(opening)
-
-    def _count(self, body: Body) -> bool:
-        """Count the descriptor of a body, unless it is counted; return False if the budget is exhausted."""
-        descriptors = self.factory.descriptors
-        if descriptors is None or not body.uncounted:
-            return True
-        if not self._has_descriptor:
-            # try_acquire() may evict a connection; it must not be this one.
-            self._connections.move(self, None)
-            if not descriptors.try_acquire():
-                return False
-        self._has_descriptor = False
-        body.count(descriptors)
-        return True
-
-    def _release_descriptor(self) -> None:
-        if self._has_descriptor and self.factory.descriptors is not None:
-            self._has_descriptor = False
-            self.factory.descriptors.release()
-
-    def _send_piece(self, body: Body) -> None:
-        try:
-            piece = body.read()
-        except OSError as error:
-            self._log.warn("a file could not be sent whole: {error}", error=error)
-            self._close_body()
-            self.transport.abortConnection()
-            self._paused = True
-            return
-        if piece:
-            self._sent += len(piece)
-            self.transport.write(piece)
-        else:
-            self._close_body()
-
-    def _close_body(self) -> None:
-        body, self._body = self._body, None
-        if body is not None:
-            body.close()
-
-    def _end(self) -> None:
-        if self._client_done:
-            super().readConnectionLost()
-            self._paused = True
-        else:
-            self.linger()
+        self.transport.write(self._context.upgrade_head(upgrade))
+        self.transport.unregisterProducer()
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resumeProducing()
+        self._upgraded = protocol = cast("Any", upgrade.protocol)
+        protocol.makeConnection(self.transport)
+        if rest and not self._lost:
+            protocol.dataReceived(rest)
 
 
 class HttpFactory(BuiltinFactory):
@@ -336,33 +429,29 @@ class HttpFactory(BuiltinFactory):
     Args:
         handler: responds to the requests.
         clock: the reactor.
+        settings: the settings of the service.
         now: returns the time for the Date field, in seconds since 1970.
-        timeouts: the timeouts of connections.
         descriptors: counts the files that are open while they are sent; None for a handler that opens none.
 
     Attributes:
+        clock: as given.
+        context: what the connections share.
         connections: the open connections.
-        descriptors: as given.
     """
 
     protocol = HttpProtocol  # type: ignore[assignment]
 
     def __init__(
         self,
-        handler: Handler,
+        handler: Handler | StreamHandler,
         clock: IReactorTime,
+        settings: HttpSettings | None = None,
         now: Callable[[], float] = time.time,
-        timeouts: HttpTimeouts | None = None,
         descriptors: DescriptorCounter | None = None,
     ) -> None:
-        self.handler = handler
-        self.descriptors = descriptors
         self.clock = clock
-        self.connections = HttpConnections(timeouts or HttpTimeouts(), clock)
-        self._now = now
-        self._date = (-1, "")
-        # A cached head: the response, the second and the keep_alive for which it was made, and the head itself.
-        self._opening: tuple[Response | None, int, bool, bytes] = (None, -1, True, b"")
+        self.context = HttpContext(handler, clock, settings or HttpSettings(), now, descriptors)
+        self.connections = self.context.connections
 
     @property
     def evictable(self) -> int:
@@ -372,22 +461,3 @@ class HttpFactory(BuiltinFactory):
     def evict(self) -> bool:
         """Evict a connection to free its descriptor for another; return whether there was one to evict."""
         return self.connections.evict()
-
-    def opening(self, response: Response, *, keep_alive: bool) -> bytes:
-        """Return the head of a response; for the same Response it is cached for a second."""
-        date = self.date()
-        known, second, kept_alive, opening = self._opening
-        if known is response and second == self._date[0] and kept_alive == keep_alive:
-            return opening
-        fields = {"Date": date, "Server": "svcd", **response.fields}
-        opening = head(response.status, fields, keep_alive=keep_alive)
-        if response.body is None:
-            self._opening = response, self._date[0], keep_alive, opening
-        return opening
-
-    def date(self) -> str:
-        """Return the Date field (RFC 9110, section 5.6.7), cached for a second."""
-        second = int(self._now())
-        if second != self._date[0]:
-            self._date = (second, email.utils.formatdate(second, usegmt=True))
-        return self._date[1]

@@ -8,7 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from svcd.protocols.http.directory_listing import DirectoryListing
@@ -16,7 +16,7 @@ from svcd.protocols.http.file_cache import CachedFile, FileCache, identity_of, i
 from svcd.protocols.http.file_selection import FileSearch
 from svcd.protocols.http.file_types import FileTypes
 from svcd.protocols.http.representation import Representation
-from svcd.protocols.http.response import error_response
+from svcd.protocols.http.response import GET_AND_HEAD, error_response
 from svcd.protocols.http.root_directory import MISSING, RootDirectory
 from svcd.protocols.open_files import OpenFiles
 from svcd.wire.http_conditions import Validators
@@ -97,6 +97,9 @@ class StaticFiles:
         clock: the reactor; required for listings.
         now: returns the time in nanoseconds since 1970.
     """
+
+    methods = GET_AND_HEAD
+    streams: Literal[False] = False
 
     def __init__(
         self,

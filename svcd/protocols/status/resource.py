@@ -12,12 +12,12 @@ import json
 import time
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.addresses import unmapped
-from svcd.protocols.http.response import Response, text_response
+from svcd.protocols.http.response import GET_AND_HEAD, Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.status.cache import RenderCache
 from svcd.protocols.status.data import status_data
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IAddress, IReactorTime
 
     from svcd.metrics.snapshot import MetricsSource
-    from svcd.protocols.http.connections import HttpTimeouts
+    from svcd.protocols.http.context import HttpSettings
 
 __all__ = ["StatusFactory", "StatusResource"]
 
@@ -58,6 +58,9 @@ class StatusResource:
         metrics: the source of the metrics.
         clock: returns a monotonic time, in seconds.
     """
+
+    methods = GET_AND_HEAD
+    streams: Literal[False] = False
 
     def __init__(self, metrics: MetricsSource, clock: Callable[[], float] = time.monotonic) -> None:
         self._metrics_source = metrics
@@ -174,11 +177,11 @@ class StatusFactory(HttpFactory):
     Args:
         metrics: the source of the metrics.
         clock: the reactor.
-        timeouts: the timeouts of connections.
+        settings: the settings of the service.
     """
 
-    def __init__(self, metrics: MetricsSource, clock: IReactorTime, timeouts: HttpTimeouts | None = None) -> None:
-        super().__init__(StatusResource(metrics), clock, timeouts=timeouts)
+    def __init__(self, metrics: MetricsSource, clock: IReactorTime, settings: HttpSettings | None = None) -> None:
+        super().__init__(StatusResource(metrics), clock, settings)
         self._metrics_source = metrics
 
     def startFactory(self) -> None:

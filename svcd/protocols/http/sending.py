@@ -1,0 +1,148 @@
+"""Responses of an HTTP connection: their heads, their bodies, and the descriptors of files that are sent."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from twisted.logger import Logger
+
+from svcd.protocols.base import LingeringProtocol
+from svcd.protocols.http.outgoing_body import OutgoingBody, chunk
+from svcd.protocols.http.response import error_response
+
+if TYPE_CHECKING:
+    from svcd.protocols.http.connections import Group
+    from svcd.protocols.http.context import HttpContext
+    from svcd.protocols.http.response import Body, Response
+    from svcd.wire.http_request import HttpRequest
+    from svcd.wire.request_body import RequestBody
+
+__all__ = ["ResponseSender"]
+
+#: The largest content that is joined to its head, in bytes: below it a copy is cheaper than a second write.
+_COPIED = 65_536
+
+
+class ResponseSender(LingeringProtocol):
+    """The part of an HTTP connection that sends responses."""
+
+    group: Group | None = None
+    _log = Logger()
+    _context: HttpContext
+
+    def _begin_sending(self) -> None:
+        """Initialize the state."""
+        # The request whose response is not complete.
+        self._request: HttpRequest | None = None
+        # The body of this or of the last request, unless all of it has arrived and was delivered or dropped.
+        self._incoming: RequestBody | None = None
+        # The body of the response that is being sent.
+        self._outgoing: OutgoingBody | None = None
+        # Whether a request was answered since the connection was put into its group.
+        self._answered = False
+        self._sent = 0
+        self._keep_alive = True
+        # Whether a descriptor is reserved for a file: from the start until the first response, so that the first
+        # response does not fail for lack of a descriptor.
+        self._has_descriptor = False
+        if self._context.descriptors is not None:
+            self._has_descriptor = True
+            self._context.descriptors.acquire()
+
+    def _pump(self) -> None:
+        """Process until input or output blocks."""
+        raise NotImplementedError
+
+    def _leave_group(self) -> None:
+        """Leave the group of connections that may be evicted."""
+        raise NotImplementedError
+
+    def _abort(self) -> None:
+        """Reset the connection, unless the kernel has all data."""
+        raise NotImplementedError
+
+    def _send(self, response: Response) -> None:
+        """Send a response, or its head if it has a body."""
+        self._answered = True
+        body = response.body
+        if body is not None and not self._count(body):
+            body.close()
+            response, body = error_response(HTTPStatus.SERVICE_UNAVAILABLE), None
+        if self._has_descriptor:
+            self._release_descriptor()
+        incoming = self._incoming
+        if incoming is not None and incoming.expects_continue and not incoming.started:
+            # It is not known whether the client will send the body (RFC 9110, section 10.1.1).
+            self._keep_alive = False
+        request = self._request
+        if body is not None:
+            self._send_with_body(response, body)
+        elif request is not None and request.method == "HEAD":
+            self.transport.write(self._context.head(response, keep_alive=self._keep_alive))
+            self._request = None
+        elif len(response.content) > _COPIED:
+            self.transport.write(self._context.head(response, keep_alive=self._keep_alive))
+            self.transport.write(response.content)
+            self._request = None
+        else:
+            self.transport.write(self._context.encoded(response, keep_alive=self._keep_alive))
+            self._request = None
+
+    def _send_with_body(self, response: Response, body: Body) -> None:
+        """Send the head of a response and its content; the body follows."""
+        request = self._request
+        content = response.content
+        length = response.length
+        chunked = length is None and not response.raw and request is not None and request.version != "1.0"
+        if response.raw or (length is None and not chunked):
+            self._keep_alive = False
+        framing = (("Transfer-Encoding", "chunked"),) if chunked else ()
+        opening = self._context.head(response, *framing, keep_alive=self._keep_alive)
+        if request is not None and request.method == "HEAD" and not response.raw:
+            self.transport.write(opening)
+            body.close()
+            self._request = None
+            return
+        missing = None if length is None else int(length) - len(content)
+        self._outgoing = OutgoingBody(body, missing, chunked=chunked)
+        self.transport.write(opening + (chunk(content) if chunked and content else content))
+
+    def _send_piece(self, outgoing: OutgoingBody) -> None:
+        try:
+            data = outgoing.read(self._pump)
+        except OSError as error:
+            self._log.warn("a response could not be sent whole: {error}", error=error)
+            self._close_outgoing()
+            self._abort()
+            return
+        if data:
+            self._sent += len(data)
+            self.transport.write(data)
+        if outgoing.done:
+            self._close_outgoing()
+            self._request = None
+
+    def _close_outgoing(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            outgoing.close()
+
+    def _count(self, body: Body) -> bool:
+        """Count the descriptor of a body, unless it is counted; return False if the budget is exhausted."""
+        descriptors = self._context.descriptors
+        if descriptors is None or not body.uncounted:
+            return True
+        if not self._has_descriptor:
+            # try_acquire() may evict a connection; it must not be this one.
+            self._leave_group()
+            if not descriptors.try_acquire():
+                return False
+        self._has_descriptor = False
+        body.count(descriptors)
+        return True
+
+    def _release_descriptor(self) -> None:
+        if self._has_descriptor and self._context.descriptors is not None:
+            self._has_descriptor = False
+            self._context.descriptors.release()
