@@ -204,6 +204,11 @@ class RequestReader:
         return self._error is not None or bool(self._rest)
 
     @property
+    def ended(self) -> bool:
+        """Whether the last request ends the connection, so that all further bytes are an error."""
+        return self._ended
+
+    @property
     def room(self) -> int:
         """The maximum size of the data for the next call of feed(), in bytes."""
         return min(max(self._remaining, SLICE), _MOST_BODY_SLICE)
@@ -374,7 +379,8 @@ class RequestReader:
         self.begun = False
         self._uncounted = 0
         if self._error is None:
-            self._ended = not self._keep_alive
+            # The parser heeds Connection in trailers, too.
+            self._ended = not (self._keep_alive and self._parser.should_keep_alive())
             body, self._body = self._body, None
             if body is not None:
                 body.end(whole=True)

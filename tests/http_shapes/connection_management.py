@@ -66,9 +66,9 @@ _EXPECTATIONS = (
     kept("9110 10.1.1", "an expectation without a body", get("/", "Expect: 100-continue"), 200),
     # The final status comes instead of 100; the client may still send its body, so the connection ends.
     closed("9110 10.1.1", "an expectation of a body that nothing reads",
-           post("Expect: 100-continue", "Content-Length: 5"), 417),
-    closed("9110 10.1.1", "an expectation in upper case", post("Expect: 100-CONTINUE", "Content-Length: 5"), 417),
-    closed("9110 10.1.1", "an expectation of chunks", post("Expect: 100-continue", "Transfer-Encoding: chunked"), 417),
+           post("Expect: 100-continue", "Content-Length: 5"), 405),
+    closed("9110 10.1.1", "an expectation in upper case", post("Expect: 100-CONTINUE", "Content-Length: 5"), 405),
+    closed("9110 10.1.1", "an expectation of chunks", post("Expect: 100-continue", "Transfer-Encoding: chunked"), 405),
 )  # fmt: skip
 
 CONNECTION_MANAGEMENT = (*_PERSISTENCE, *_PIPELINING, *_UPGRADES, *_EXPECTATIONS)

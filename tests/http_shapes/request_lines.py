@@ -7,7 +7,7 @@ from tests.http_shapes.shape import HOST, closed, get, kept, lines, post, waitin
 __all__ = ["REQUEST_LINES"]
 
 _REST = lines(HOST, "")
-_ALLOW = {"Allow": "GET, HEAD"}
+_ALLOW = {"Allow": "GET, HEAD, OPTIONS"}
 
 _VERSIONS = (
     closed("9110 2.5", "HTTP/2.0 is another major version", get(version="HTTP/2.0"), 505),

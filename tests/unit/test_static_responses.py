@@ -81,7 +81,8 @@ def _respond(files: StaticFiles, path: str, fields: dict[str, str] | None = None
 def _content(response: Response) -> bytes:
     content = response.content
     if response.body is not None:
-        content += b"".join(iter(response.body.read, b""))
+        while piece := response.body.read():
+            content += piece
         response.body.close()
     return content
 

@@ -350,7 +350,7 @@ class HttpProtocol(ResponseSender):
             body.wake = self._body_wanted
         del self._requests[0]
         self._request = request
-        is_last = self._draining or self.factory.stopped
+        is_last = self._draining or self.factory.stopped or self._reader.ended
         if not request.keep_alive or (is_last and not self._requests):
             self._keep_alive = False
         try:
