@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SENTINEL", "SENTINEL_CONTENT", "make_site"]
+__all__ = ["FILES", "SENTINEL", "SENTINEL_CONTENT", "make_site"]
 
 #: The time of the last change of all files, in seconds since 1970: that of MODIFIED.
 _MODIFIED_AT = 784_111_777
-_FILES = {
+#: The content of each file, by its path below the root.
+FILES = {
     "index.html": b"<!doctype html>\n",
     "file.txt": b"abcdefghijklmnopqrstuvwxyz",
     "empty.txt": b"",
@@ -23,7 +24,7 @@ _FILES = {
     "folder/index.html": b"index\n",
     "sentinel.txt": b"the connection is open\n",
 }
-SENTINEL_CONTENT = _FILES["sentinel.txt"]
+SENTINEL_CONTENT = FILES["sentinel.txt"]
 #: A request that shows that a connection is open.
 SENTINEL = b"GET /sentinel.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
@@ -31,7 +32,7 @@ SENTINEL = b"GET /sentinel.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 def make_site(root: Path) -> None:
     """Make the files below an empty directory."""
     (root / "empty").mkdir()
-    for name, content in _FILES.items():
+    for name, content in FILES.items():
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpAnswer", "read_answer", "read_answers"]
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9]{2}) [ -~]*")
+_STATUS_LINE = re.compile(rb"(HTTP/1\.[01]) ([1-5][0-9]{2}) [ -~]*")
 _FIELD_LINE = re.compile(rb"([!#-'*+.^-z|~A-Z0-9-]+): ?([ -~\x80-\xff]*)")
 
 
@@ -20,21 +20,16 @@ class HttpAnswer:
     """Response of a server.
 
     Attributes:
+        version: the version of the status line.
         status: the status code.
         fields: the values by name in lower case; no name occurs twice.
         content: the content, without chunks.
     """
 
+    version: str
     status: int
     fields: dict[str, str]
     content: bytes
-
-    @property
-    def framing(self) -> tuple[str, ...]:
-        """Fields that say where the response ends, and whether the connection does."""
-        return tuple(
-            f"{name}: {self.fields[name]}" for name in ("content-length", "transfer-encoding") if name in self.fields
-        )
 
 
 def read_answers(data: bytes, methods: Sequence[str], *, ended: bool) -> tuple[list[HttpAnswer], bytes]:
@@ -72,21 +67,21 @@ def read_answer(data: bytes, method: str, *, ended: bool) -> tuple[HttpAnswer, b
     match = _STATUS_LINE.fullmatch(first)
     if match is None:
         raise ValueError(f"a status line {first!r}")
-    status, fields = int(match[1]), _fields(others)
+    version, status, fields = match[1].decode(), int(match[2]), _fields(others)
     length, coding = fields.get("content-length"), fields.get("transfer-encoding")
     if length is not None and (coding is not None or not re.fullmatch("[0-9]+", length)):
         raise ValueError(f"a Content-Length {length!r} and a Transfer-Encoding {coding!r}")
     if method == "HEAD" or status < 200 or status in (204, 304):
-        return HttpAnswer(status, fields, b""), rest
+        return HttpAnswer(version, status, fields, b""), rest
     if coding is not None:
         if coding != "chunked":
             raise ValueError(f"a Transfer-Encoding {coding!r}")
         chunked = _chunked(rest)
-        return None if chunked is None else (HttpAnswer(status, fields, chunked[0]), chunked[1])
+        return None if chunked is None else (HttpAnswer(version, status, fields, chunked[0]), chunked[1])
     if length is None:
-        return (HttpAnswer(status, fields, rest), b"") if ended else None
+        return (HttpAnswer(version, status, fields, rest), b"") if ended else None
     end = int(length)
-    return None if len(rest) < end else (HttpAnswer(status, fields, rest[:end]), rest[end:])
+    return None if len(rest) < end else (HttpAnswer(version, status, fields, rest[:end]), rest[end:])
 
 
 def _fields(lines: Sequence[bytes]) -> dict[str, str]:

@@ -93,6 +93,7 @@ def _check(shape: Shape, last: HttpAnswer) -> None:
     for name, value in shape.fields.items():
         assert last.fields.get(name.lower()) == value, name
     assert shape.content is None or last.content == shape.content
+    assert last.version == "HTTP/1.1"
     # RFC 9110, section 6.6.1; RFC 9112, section 9.6.
     assert last.fields["date"] == "Fri, 15 Jan 2027 08:00:00 GMT"
     assert (last.fields.get("connection") == "close") == (shape.ending is Ending.CLOSED)
