@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httptools
 
@@ -87,6 +87,8 @@ class HttpRequest:
         version: "1.0" or "1.1".
         keep_alive: whether the connection may stay open after the response.
         body: the body; None for a request without one.
+        memo: what a handler keeps about this request, to find its response sooner: requests of the same bytes may be
+            the same object.
     """
 
     method: str
@@ -95,6 +97,7 @@ class HttpRequest:
     version: str
     keep_alive: bool
     body: RequestBody | None = field(default=None, compare=False)
+    memo: list[Any] = field(default_factory=list, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,9 +59,13 @@ class HttpWait(Protocol):
 
     Attributes:
         group: the group of the connection; None for no group.
+        tick: the tick of HttpConnections in which it was put into its group.
+        was_active: whether it got and answered a request after that, in the same tick.
     """
 
     group: Group | None
+    tick: int
+    was_active: bool
 
     @property
     def body_bytes(self) -> int:
@@ -125,6 +129,8 @@ class HttpConnections:
         reading: the connections that wait for the first request, or for the rest of a request.
         idle: the connections that wait for another request.
         writing: the connections whose clients have to take a response, or the end of the connection.
+        tick: the number of the interval between two checks. A connection that is active several times in an interval
+            is put into its group only once in it.
     """
 
     def __init__(self, timeouts: HttpTimeouts, clock: IReactorTime) -> None:
@@ -134,6 +140,7 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
+        self.tick = 0
         # The connections in `writing` that were checked, and those that were not. The check needs a system call for
         # the number of bytes taken.
         self._paces: dict[HttpWait, _Pace] = {}
@@ -160,6 +167,8 @@ class HttpConnections:
                 self._paces.pop(connection, None)
                 self._unchecked.pop(connection, None)
         connection.group = group
+        connection.tick = self.tick
+        connection.was_active = False
         if group is None:
             return
         group[connection] = self._seconds()
@@ -179,7 +188,10 @@ class HttpConnections:
 
     def _idle_longest(self, now: float) -> HttpWait | None:
         for connection, since in self.idle.items():
-            return connection if now - since >= _GRACE else None
+            if now - since < _GRACE:
+                break
+            if not connection.was_active or now - since >= _GRACE + CHECK_SECONDS:
+                return connection
         return None
 
     def _slowest(self, now: float) -> HttpWait | None:
@@ -215,6 +227,7 @@ class HttpConnections:
         return None
 
     def _check(self) -> None:
+        self.tick += 1
         self._todo = iter(list(self.writing))
         self._slice()
 
@@ -239,7 +252,8 @@ class HttpConnections:
             for connection, since in islice(self.idle.items(), SLICE):
                 if now - since < limit:
                     return
-                yield connection, "keepalive"
+                if not connection.was_active or now - since >= limit + CHECK_SECONDS:
+                    yield connection, "keepalive"
 
     def _late_requests(self, now: float) -> Iterator[tuple[HttpWait, str]]:
         limit = self.timeouts.request

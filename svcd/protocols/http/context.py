@@ -49,7 +49,7 @@ class HttpContext:
         descriptors: counts the files that are open while they are sent; None for a handler that opens none.
 
     Attributes:
-        handler, clock, descriptors: as given.
+        handler, clock, now, descriptors: as given.
         connections: the open connections.
         limits: the limits on requests.
         known_heads: heads of requests that were parsed before.
@@ -69,12 +69,12 @@ class HttpContext:
         self.connections = HttpConnections(settings.timeouts, clock)
         self.limits = settings.limits
         self.known_heads = KnownHeads()
-        self._now = now
+        self.now = now
         self._date = (-1, "")
 
     def encoded(self, response: Response, *, keep_alive: bool) -> bytes:
         """Return the bytes of a response without a body; for the same Response they are made once in a second."""
-        second = int(self._now())
+        second = int(self.now())
         made, data = response.kept if keep_alive else response.closed
         if made == second:
             return data
@@ -108,7 +108,7 @@ class HttpContext:
 
     def date(self) -> str:
         """Return the Date field (RFC 9110, section 5.6.7), cached for a second."""
-        second = int(self._now())
+        second = int(self.now())
         if second != self._date[0]:
             self._date = (second, email.utils.formatdate(second, usegmt=True))
         return self._date[1]

@@ -66,7 +66,7 @@ class CachedFile:
             other files and directories that led to it.
     """
 
-    __slots__ = ("_data", "checks", "representation")
+    __slots__ = ("__weakref__", "_data", "checks", "representation")
 
     def __init__(self, data: bytes, representation: Representation, checks: Sequence[tuple[str, Identity]]) -> None:
         self._data = data
@@ -108,20 +108,24 @@ class FileCache:
         found = self._files.get(key)
         if found is None:
             return None
+        if self.is_current(found):
+            return found
+        self._remove(key)
+        return None
+
+    def is_current(self, file: CachedFile) -> bool:
+        """Return whether a file has not changed."""
         try:
-            for path, identity in found.checks:
+            for path, identity in file.checks:
                 status = self._stat(path)
                 # As identity_of(), without the call.
                 if identity != (
                     status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
                 ):  # fmt: skip
-                    break
-            else:
-                return found
+                    return False
         except OSError:
-            pass
-        self._remove(key)
-        return None
+            return False
+        return True
 
     def add(self, key: CacheKey, file: CachedFile) -> None:
         """Add a file."""

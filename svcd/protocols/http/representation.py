@@ -46,9 +46,13 @@ class Representation:
         fields: the fields of the 200 response that do not depend on the request: at least Content-Type.
         validators: its validators.
         length: its number of bytes.
+
+    Attributes:
+        whole: the 200 response, once it was made, if it may be returned again.
+        not_modified: the 304 response, once it was made.
     """
 
-    __slots__ = ("_fields", "_length", "_not_modified", "_validators", "_whole")
+    __slots__ = ("_fields", "_length", "_validators", "not_modified", "whole")
 
     def __init__(self, fields: Mapping[str, str], validators: Validators, length: int) -> None:
         self._validators = validators
@@ -60,8 +64,8 @@ class Representation:
             "Accept-Ranges": "bytes",
         }
         # The same objects are returned for each request, since the server keeps the encoded head with a Response.
-        self._whole: Response | None = None
-        self._not_modified: Response | None = None
+        self.whole: Response | None = None
+        self.not_modified: Response | None = None
 
     def respond(self, request: HttpRequest, content: Content) -> Response:
         """Return the response to a GET or HEAD request.
@@ -84,19 +88,19 @@ class Representation:
         return self._complete(content)
 
     def _without_change(self) -> Response:
-        response = self._not_modified
+        response = self.not_modified
         if response is None:
             fields = {name: self._fields[name] for name in _OF_304 if name in self._fields}
-            response = self._not_modified = Response(HTTPStatus.NOT_MODIFIED, fields)
+            response = self.not_modified = Response(HTTPStatus.NOT_MODIFIED, fields)
         return response
 
     def _complete(self, content: Content) -> Response:
-        if self._whole is not None:
-            return self._whole
+        if self.whole is not None:
+            return self.whole
         data, body = content.take([(0, self._length)])
         response = Response(HTTPStatus.OK, {**self._fields, "Content-Length": str(self._length)}, data, body)
         if body is None:
-            self._whole = response
+            self.whole = response
         return response
 
     def _partial(self, ranges: Sequence[ByteRange], content: Content) -> Response:

@@ -65,32 +65,37 @@ class ResponseSender(LingeringProtocol):
     def _send(self, response: Response) -> None:
         """Send a response, or its head if it has a body."""
         self._answered = True
-        body = response.body
-        if body is not None and not self._count(body):
-            body.close()
-            response, body = error_response(HTTPStatus.SERVICE_UNAVAILABLE), None
-        if self._has_descriptor:
+        if self._has_descriptor and response.body is None:
             self._release_descriptor()
-        incoming = self._incoming
-        if incoming is not None and incoming.expects_continue and not incoming.started:
+        request, body = self._request, response.body
+        if self._incoming is not None and self._incoming.expects_continue and not self._incoming.started:
             # It is not known whether the client will send the body (RFC 9110, section 10.1.1).
             self._keep_alive = False
-        request = self._request
         if body is not None:
             self._send_with_body(response, body)
-        elif request is not None and request.method == "HEAD":
-            self.transport.write(self._context.head(response, keep_alive=self._keep_alive))
-            self._request = None
-        elif len(response.content) > _COPIED:
-            self.transport.write(self._context.head(response, keep_alive=self._keep_alive))
-            self.transport.write(response.content)
-            self._request = None
+            return
+        if request is not None and request.method == "HEAD":
+            data = self._context.head(response, keep_alive=self._keep_alive)
         else:
-            self.transport.write(self._context.encoded(response, keep_alive=self._keep_alive))
-            self._request = None
+            second, data = response.kept if self._keep_alive else response.closed
+            if second != int(self._context.now()):
+                data = self._encoded(response)
+        self.transport.write(data)
+        self._request = None
+
+    def _encoded(self, response: Response) -> bytes:
+        if len(response.content) <= _COPIED:
+            return self._context.encoded(response, keep_alive=self._keep_alive)
+        self.transport.write(self._context.head(response, keep_alive=self._keep_alive))
+        return response.content
 
     def _send_with_body(self, response: Response, body: Body) -> None:
         """Send the head of a response and its content; the body follows."""
+        if not self._count(body):
+            body.close()
+            self._send(error_response(HTTPStatus.SERVICE_UNAVAILABLE))
+            return
+        self._release_descriptor()
         request = self._request
         content = response.content
         length = response.length

@@ -47,6 +47,8 @@ class HttpProtocol(ResponseSender):
     """
 
     factory: HttpFactory
+    tick = -1
+    was_active = False
 
     def connectionMade(self) -> None:
         """Initialize the state, and wait for the first request."""
@@ -54,6 +56,7 @@ class HttpProtocol(ResponseSender):
         self.clock = context.clock
         self._begin_sending()
         self._reader = RequestReader(context.limits, context.known_heads)
+        self._known_request = context.known_heads.get
         self._unread = b""
         # Requests that were parsed, and are not answered yet.
         self._requests: list[HttpRequest] = []
@@ -62,6 +65,8 @@ class HttpProtocol(ResponseSender):
         self._awaited: Deferred[Any] | None = None
         # The protocol that has taken over the connection, and the reason for which this one has ended it.
         self._upgraded: Any = None
+        # Whether the connection waits for a request and has nothing else to do.
+        self._idle = False
         self._end_reason = ""
         self._peer = self.transport.getPeer()
         self.transport.registerProducer(self, True)
@@ -70,6 +75,20 @@ class HttpProtocol(ResponseSender):
 
     def dataReceived(self, data: bytes) -> None:
         """Parse and answer more input; drop it while lingering."""
+        if self._idle:
+            self._idle = False
+            request = self._known_request(data)
+            if request is not None and request.keep_alive:
+                # The same as _pump() does, which has nothing else to do.
+                self._answer(request)
+                if self._request is None and self._keep_alive and not self._paused:
+                    if self.tick == self._connections.tick:
+                        self.was_active = True
+                    else:
+                        self._connections.renew(self, self._connections.idle)
+                    self._idle = True
+                    return
+                data = b""
         if self.lingering:
             self.drop(data)
         elif self._upgraded is not None:
@@ -81,6 +100,7 @@ class HttpProtocol(ResponseSender):
     def readConnectionLost(self) -> None:
         """Handle the end of the client's data: answer the remaining requests, then close the connection."""
         self._client_done = True
+        self._idle = False
         if self.lingering:
             super().readConnectionLost()
         elif self._upgraded is None:
@@ -100,6 +120,7 @@ class HttpProtocol(ResponseSender):
     def drain(self) -> None:
         """Close the connection after the current response, or at once if there is none."""
         self._draining = True
+        self._idle = False
         if self._upgraded is None:
             self._pump()
         elif hasattr(self._upgraded, "drain"):
@@ -120,6 +141,7 @@ class HttpProtocol(ResponseSender):
     def connectionLost(self, reason: Any = None) -> None:  # noqa: ANN401 - a Failure
         """Release the bodies and the descriptor, or tell the protocol after an upgrade."""
         self._lost = self._paused = True
+        self._idle = False
         self._connections.move(self, None)
         if self._upgraded is not None:
             self._upgraded.connectionLost(reason)
@@ -143,6 +165,7 @@ class HttpProtocol(ResponseSender):
             self._update_reading()
             if not self._lost:
                 self._wait()
+                self._idle = self.group is self._connections.idle and not self._paused
 
     def _step(self) -> bool:
         """Process one thing; return False if input or output blocks."""
@@ -226,12 +249,14 @@ class HttpProtocol(ResponseSender):
             self._abort()
             return
         self._paused = True
+        self._idle = False
         self._connections.move(self, self._connections.writing)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def _abort(self) -> None:
         self._paused = True
+        self._idle = False
         self._connections.move(self, None)
         if self.lingering and not getattr(self.transport, "writing", False):
             # The kernel has all data, and delivers it after the close.
@@ -349,6 +374,10 @@ class HttpProtocol(ResponseSender):
                 return
             body.wake = self._body_wanted
         del self._requests[0]
+        self._answer(request)
+
+    def _answer(self, request: HttpRequest) -> None:
+        """Call the handler for a request, and send its response."""
         self._request = request
         is_last = self._draining or self.factory.stopped or self._reader.ended
         if not request.keep_alive or (is_last and not self._requests):
@@ -357,10 +386,12 @@ class HttpProtocol(ResponseSender):
             reply = respond_with(self._context.handler, request, self._peer, self.transport)
         except Exception:  # noqa: BLE001 - any error of a handler gets a response
             reply = self._refusal(Failure())
-        if isinstance(reply, Deferred):
+        if isinstance(reply, Response):
+            self._send(reply)
+        elif isinstance(reply, Deferred):
             self._await(reply)
         else:
-            self._reply(reply)
+            self._switch(reply)
 
     def _await(self, reply: Deferred[Any]) -> None:
         self._awaited = reply
@@ -368,7 +399,10 @@ class HttpProtocol(ResponseSender):
         def done(found: Response | Upgrade) -> None:
             if self._awaited is reply:
                 self._awaited = None
-                self._reply(found)
+                if isinstance(found, Upgrade):
+                    self._switch(found)
+                else:
+                    self._send(found)
                 self._pump()
             elif isinstance(found, Response) and found.body is not None:
                 found.body.close()
@@ -398,12 +432,6 @@ class HttpProtocol(ResponseSender):
             return response
         self._log.failure("the handler of an HTTP request failed", failure)
         return error_response(HTTPStatus.INTERNAL_SERVER_ERROR)
-
-    def _reply(self, reply: Response | Upgrade) -> None:
-        if isinstance(reply, Upgrade):
-            self._switch(reply)
-        else:
-            self._send(reply)
 
     def _switch(self, upgrade: Upgrade) -> None:
         """Pass the connection on to another protocol."""

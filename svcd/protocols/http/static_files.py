@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import time
+import weakref
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Literal
@@ -123,11 +124,18 @@ class StaticFiles:
             HttpError: 404 for a file that does not exist, is hidden or can't be read; 400 for a bad path; 503 if no
                 descriptor is left.
         """
+        known = self._known_response(request)
+        if known is not None:
+            return known
         path = request.target.partition(b"?")[0]
         key = path, accepted_codings(request.fields.get(b"accept-encoding", b""))
         cached = self._cache.find(key)
         if cached is not None:
-            return cached.respond(request)
+            response = cached.respond(request)
+            if response is cached.representation.whole or response is cached.representation.not_modified:
+                # A weak reference: the cache alone keeps the content.
+                request.memo[:] = weakref.ref(cached), response is cached.representation.not_modified
+            return response
         segments = path_segments(path)
         if any(name.startswith(".") for name in segments[segments[0] == ".well-known" :]):
             raise HttpError(HTTPStatus.NOT_FOUND)
@@ -139,6 +147,17 @@ class StaticFiles:
             if error.errno not in MISSING:
                 self._root.warn("/".join(segments), error)
             raise HttpError(HTTPStatus.NOT_FOUND) from None
+
+    def _known_response(self, request: HttpRequest) -> Response | None:
+        """Return the response to a request that had one before, if the file has not changed."""
+        if not request.memo:
+            return None
+        reference, not_modified = request.memo
+        file = reference()
+        if file is None or not self._cache.is_current(file):
+            return None
+        representation: Representation = file.representation
+        return representation.not_modified if not_modified else representation.whole
 
     def _find(self, request: HttpRequest, segments: Sequence[str], key: CacheKey) -> Response | Deferred[Response]:
         *folders, name = segments
