@@ -20,6 +20,8 @@ __all__ = ["FileBody", "OpenFiles"]
 
 #: The size of a read, in bytes.
 _PIECE = 65_536
+#: The least number of bytes that a transport sends itself: below it the calls for that take longer than a copy.
+_LEAST_PART = 131_072
 #: Device, inode, size, and the times of the last changes of content and inode.
 _Key: TypeAlias = "tuple[int, int, int, int, int]"
 
@@ -80,7 +82,7 @@ class FileBody:
         pieces: bytes to send as they are, and ranges of the file.
     """
 
-    __slots__ = ("_file", "_files", "_offset", "_pieces", "_stop")
+    __slots__ = ("_bytes", "_file", "_files", "_offset", "_pieces", "_stop")
 
     def __init__(self, files: OpenFiles, file: _OpenFile, pieces: Iterable[bytes | ByteRange]) -> None:
         self._files = files
@@ -88,6 +90,8 @@ class FileBody:
         self._pieces = iter(pieces)
         # What remains of the range that is being sent.
         self._offset = self._stop = 0
+        # The next piece, if it is bytes.
+        self._bytes: bytes | None = None
 
     @property
     def uncounted(self) -> bool:
@@ -98,19 +102,42 @@ class FileBody:
         """Take over a reserved place in the budget, and release it when the file is closed."""
         self._file.budget = budget
 
+    def take_part(self) -> tuple[int, int, int] | None:
+        """Skip what read() would read of the file next, for a transport that sends it itself.
+
+        Returns:
+            The descriptor, which stays open until close(), the position of the first byte, and the number of bytes;
+            None if read() has to be called: for bytes that are not of the file, at the end, and for small parts.
+        """
+        self._advance()
+        count = self._stop - self._offset
+        if count < _LEAST_PART:
+            return None
+        part = self._file.descriptor, self._offset, count
+        self._offset = self._stop
+        return part
+
     def read(self) -> bytes:
         """Return the next piece; see svcd.protocols.http.response.Body."""
-        while self._offset == self._stop:
-            piece = next(self._pieces, b"")
-            if isinstance(piece, bytes):
-                return piece
-            self._offset, self._stop = piece
+        self._advance()
+        if self._bytes is not None:
+            content, self._bytes = self._bytes, None
+            return content
         missing = self._stop - self._offset
         content = os.pread(self._file.descriptor, min(_PIECE, missing), self._offset)
         if not content:
             raise OSError(errno.EIO, f"it became shorter while it was sent, {missing} bytes are missing")
         self._offset += len(content)
         return content
+
+    def _advance(self) -> None:
+        """Begin the next piece, if none has begun; at the end it is empty bytes."""
+        if self._offset == self._stop and self._bytes is None:
+            piece = next(self._pieces, b"")
+            if isinstance(piece, bytes):
+                self._bytes = piece
+            else:
+                self._offset, self._stop = piece
 
     def close(self) -> None:
         """Close the file, unless other responses send it."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
+from svcd.reactor.file_output import FileOutput
+
 if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable, Iterable
@@ -37,12 +39,15 @@ class OutputMixin:
         connected: whether the connection is open.
         disconnecting: whether it will be closed after all data is sent.
         disconnected: whether it has ended.
+        file_output: the part of a file that is being sent; None if there is none.
     """
 
-    __slots__ = ("_ending", "_eof_sent", "_full", "_out", "_protocol", "_pull_scheduled", "_uv", "connected",
-                 "disconnected", "disconnecting", "producer", "reactor", "streamingProducer", "write")  # fmt: skip
+    __slots__ = ("_ending", "_eof_sent", "_fd", "_full", "_out", "_protocol", "_pull_scheduled", "_uv", "connected",
+                 "disconnected", "disconnecting", "file_output", "producer", "reactor", "streamingProducer",
+                 "write")  # fmt: skip
 
     _uv: Transport
+    _fd: int
     _protocol: Any
     _out: Callable[[bytes], None]
     write: Callable[[bytes], None]
@@ -56,6 +61,7 @@ class OutputMixin:
         self._full = self._pull_scheduled = False
         # Whether the write side has to be shut down after the producer has ended; whether it was shut down.
         self._ending = self._eof_sent = False
+        self.file_output: FileOutput | None = None
 
     def _direct(self) -> Callable[[bytes], None]:
         """Return the function that sends bytes without other actions."""
@@ -136,10 +142,36 @@ class OutputMixin:
             if self.producer is None or (self.streamingProducer and not self._full):
                 self._send_eof()
 
+    def send_file(self, part: tuple[int, int, int], failed: Callable[[OSError], None]) -> None:
+        """Send a part of a file, after the output so far, without a copy into this process.
+
+        The push producer, which must be registered, is paused, and resumed when the part is sent. Until then nothing
+        else may be written, and the file must stay open.
+
+        Args:
+            part: the descriptor of a regular file, the position of the first byte, and the number of bytes.
+            failed: called with the reason if the file has fewer bytes or can't be read. The transport sends nothing
+                more: the connection has to be aborted.
+        """
+        if not self.connected:
+            return
+        self.file_output = FileOutput(self, self._uv, self._fd, part, failed)
+        self._uv.set_write_buffer_limits(0)
+        self.producer.pauseProducing()
+        if not self._uv.get_write_buffer_size():
+            self._call_soon(self.file_output.run)
+
+    def file_sent(self) -> None:
+        """Resume the producer after a part of a file."""
+        self.file_output = None
+        self._uv.set_write_buffer_limits()
+        if self.producer is not None:
+            self._call(self.producer.resumeProducing)
+
     @property
     def writing(self) -> bool:
         """Whether there is unsent output."""
-        return self.connected and bool(self._uv.get_write_buffer_size())
+        return self.connected and (self.file_output is not None or bool(self._uv.get_write_buffer_size()))
 
     def pause_writing(self) -> None:
         """Pause a push producer; uvloop calls this when its buffer exceeds the high-water mark."""
@@ -150,7 +182,9 @@ class OutputMixin:
     def resume_writing(self) -> None:
         """Resume the producer; uvloop calls this when its buffer is below the low-water mark."""
         self._full = False
-        if self._eof_sent:
+        if self.file_output is not None:
+            self.file_output.run()
+        elif self._eof_sent:
             self._call_soon(self._write_side_closed)
         elif self.producer is not None:
             self._call(self.producer.resumeProducing)

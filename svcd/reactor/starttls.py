@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from twisted.internet.interfaces import ISSLTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -49,6 +49,11 @@ class _Secure(StartTLS):
     __slots__ = ()
 
     TLS = True
+
+    @property
+    def send_file(self) -> NoReturn:
+        """Not an attribute: a file would be sent without encryption."""
+        raise AttributeError("send_file")
 
     def _send_by(self, out: Callable[[bytes], None]) -> None:
         self._out = out

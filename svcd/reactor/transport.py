@@ -69,7 +69,6 @@ class UvTransport(OutputMixin):
         "_aborting",
         "_factory",
         "_failure",
-        "_fd",
         "_got_eof",
         "_handle",
         "_held",
@@ -208,7 +207,7 @@ class UvTransport(OutputMixin):
         self.disconnected = True
         self._send_by(discard)
         self.write = discard
-        self._held = None
+        self._held = self.file_output = None
         self._stop_producer()
         try:
             self._protocol.connectionLost(self._reason(error))
