@@ -133,9 +133,8 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_entries(root: Path) -> None:
-    """Directories and regular files are listed, and nothing that is not served; directories come first."""
+    """Directories and regular files are listed, nothing that is hidden or not served; directories come first."""
     assert _Client(root).entries("/") == [
-        {"name": ".well-known", "type": "directory", "modified": _time(root / ".well-known")},
         {"name": "Beta", "type": "directory", "modified": _time(root / "Beta")},
         {"name": "sub", "type": "directory", "modified": _time(root / "sub")},
         {"name": "alpha.txt", "type": "file", "size": 10, "modified": "2001-09-09T01:46:40Z"},
@@ -203,7 +202,7 @@ def test_a_page(root: Path) -> None:
     assert response.fields["Vary"] == "Accept"
     assert "script" not in _Page(response.content).tags
     assert b"Parent directory" not in response.content
-    assert b"3 directories, 3 files, 3.21 kB. Times are in UTC." in response.content
+    assert b"2 directories, 3 files, 3.21 kB. Times are in UTC." in response.content
 
 
 def test_the_page_of_a_directory_in_a_directory(root: Path) -> None:

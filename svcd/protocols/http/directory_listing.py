@@ -98,7 +98,7 @@ class DirectoryListing:
                     if number == MOST_ENTRIES:
                         listing.complete = False
                         break
-                    entry = self._entry(found, is_top=not listing.names)
+                    entry = self._entry(found)
                     if entry is not None:
                         listing.entries.append(entry)
         finally:
@@ -112,12 +112,10 @@ class DirectoryListing:
                 raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE) from None
             raise HttpError(HTTPStatus.NOT_FOUND) from None
 
-    def _entry(self, found: os.DirEntry[str], *, is_top: bool) -> Entry | None:
-        """Return an entry; None for one that is not served."""
+    def _entry(self, found: os.DirEntry[str]) -> Entry | None:
+        """Return an entry; None for one that is not listed."""
         name = found.name
-        if name.startswith(".") and not (is_top and name == ".well-known"):
-            return None
-        if not is_served_name(name):
+        if name.startswith(".") or not is_served_name(name):
             return None
         try:
             status = found.stat(follow_symlinks=self._root.symlinks)
