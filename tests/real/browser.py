@@ -114,8 +114,22 @@ class Browser:
 
     def requests(self) -> list[str]:
         """Return the new URLs that pages have requested over the network."""
-        entries = [
-            json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"})
-        ]
-        sent = [each["params"]["request"]["url"] for each in entries if each["method"] == "Network.requestWillBeSent"]
+        sent = [each["request"]["url"] for each in self._events("Network.requestWillBeSent")]
         return [url for url in sent if not url.startswith(("chrome:", "data:"))]
+
+    def statuses(self) -> dict[str, list[int]]:
+        """Return the statuses of new responses by URL, in order, as the network has them."""
+        found: dict[str, list[int]] = {}
+        urls: dict[str, str] = {}
+        for each in self._events("Network.requestWillBeSent", "Network.responseReceivedExtraInfo"):
+            if "request" in each:
+                urls[each["requestId"]] = each["request"]["url"]
+            elif each["requestId"] in urls:
+                found.setdefault(urls[each["requestId"]], []).append(each["statusCode"])
+        return found
+
+    def _events(self, *methods: str) -> list[Any]:
+        """Return the parameters of new events of the Chrome DevTools protocol."""
+        entries = self._ask("POST", "/se/log", {"type": "performance"})
+        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        return [each["params"] for each in messages if each["method"] in methods]
