@@ -123,8 +123,9 @@ class TlsProtocol(TlsOutput):
         self._discarded_bytes = 0
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a transport
-        if name.startswith("__") or name == "startTLS":
-            # Special methods are not forwarded, and startTLS() is impossible: the connection already has TLS.
+        if name.startswith("__") or name in ("startTLS", "send_file"):
+            # Special methods are not forwarded, startTLS() is impossible, since the connection already has TLS, and a
+            # file would be sent without encryption.
             raise AttributeError(name)
         return getattr(self.transport, name)
 

@@ -114,8 +114,8 @@ def test_wget_continues_a_download(root: str, program: Callable[[str], str], tmp
     assert (tmp_path / "sub" / "large.bin").read_bytes() == LARGE[:300_000]
 
 
-def test_traversals(daemon: Daemon, www: Path) -> None:
-    """No spelling of a path gets a secret, and each gets a response: one connection sends all of them."""
+def test_traversals(daemon: Daemon) -> None:
+    """No spelling of a path gets a secret, and each gets a response."""
     port = daemon.port("http/tcp4")
     for name in ("secret.txt", "outside/file.txt"):
         for target in TRAVERSALS:
@@ -265,14 +265,15 @@ def test_a_browser_seeks_in_a_medium(root: str, www: Path, browser: Browser) -> 
     """Chromium seeks in a long recording by ranges; a script continues a download."""
     with wave.open(str(www / "sound.wav"), "wb") as sound:
         sound.setparams((1, 2, 44_100, 0, "NONE", ""))
-        sound.writeframes(bytes(60_000_000))
+        sound.writeframes(bytes(20_000_000))
     (www / "media.html").write_text("<!doctype html><video src=sound.wav preload=metadata muted></video>")
     browser.visit(f"{root}/media.html")
     browser.until("return document.querySelector('video').readyState >= 1")
-    browser.run("document.querySelector('video').currentTime = 500")
+    browser.run("document.querySelector('video').currentTime = 200")
     browser.until("const video = document.querySelector('video'); return !video.seeking && video.readyState >= 2")
-    assert browser.run("return document.querySelector('video').currentTime") == 500
-    assert set(browser.statuses()[f"{root}/sound.wav"]) == {206}
+    assert browser.run("return document.querySelector('video').currentTime") == 200
+    # A range that the browser has in its cache is only revalidated.
+    assert {206} <= set(browser.statuses()[f"{root}/sound.wav"]) <= {206, 304}
     browser.run("""
         window.found = null;
         (async () => {

@@ -84,6 +84,7 @@ def test_inner_protocol_starts_after_the_handshake() -> None:
     assert inner.transport.getPeer() == pair.below.getPeer()
     assert inner.transport.negotiatedProtocol is None
     assert not hasattr(inner.transport, "startTLS")
+    assert not hasattr(inner.transport, "send_file")
     assert ISSLTransport.providedBy(inner.transport)
     assert pair.counters.handshakes == {"TLSv1.3": 1}
 

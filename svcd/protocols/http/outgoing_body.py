@@ -71,6 +71,14 @@ class OutgoingBody:
             return LAST_CHUNK if self.done else chunk(piece)
         return piece
 
+    def take_part(self) -> tuple[int, int, int] | None:
+        """Skip what read() would return next, for a transport that sends files itself; see FileBody.take_part()."""
+        take = getattr(self._body, "take_part", None)
+        part: tuple[int, int, int] | None = None if take is None or self._chunked else take()
+        if part is not None and self._missing is not None:
+            self._missing -= part[2]
+        return part
+
     def close(self) -> None:
         """Release the resources of the body."""
         self._body.close()

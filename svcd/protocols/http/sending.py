@@ -114,12 +114,18 @@ class ResponseSender(LingeringProtocol):
         self.transport.write(opening + (chunk(content) if chunked and content else content))
 
     def _send_piece(self, outgoing: OutgoingBody) -> None:
+        # A transport without TLS on the uv reactor.
+        send_file = getattr(self.transport, "send_file", None)
+        if send_file is not None:
+            part = outgoing.take_part()
+            if part is not None:
+                self._sent += part[2]
+                send_file(part, self._not_whole)
+                return
         try:
             data = outgoing.read(self._pump)
         except OSError as error:
-            self._log.warn("a response could not be sent whole: {error}", error=error)
-            self._close_outgoing()
-            self._abort()
+            self._not_whole(error)
             return
         if data:
             self._sent += len(data)
@@ -127,6 +133,12 @@ class ResponseSender(LingeringProtocol):
         if outgoing.done:
             self._close_outgoing()
             self._request = None
+
+    def _not_whole(self, error: OSError) -> None:
+        """Abort the connection, since the rest of a body can't be sent."""
+        self._log.warn("a response could not be sent whole: {error}", error=error)
+        self._close_outgoing()
+        self._abort()
 
     def _close_outgoing(self) -> None:
         outgoing, self._outgoing = self._outgoing, None
