@@ -95,6 +95,10 @@ class UvReactor(AsyncioSelectorReactor):
         handle = self.loop.call_at(now + delay, self._onTimer, context=self._context)
         self._timerHandle = handle  # type: ignore[assignment]
 
+    def call_before_poll(self, callback: Callable[[], None]) -> None:
+        """Call a function once, in the next iteration of the loop before it polls the descriptors."""
+        self.loop.call_soon(callback, context=self._context)
+
     def iterate(self, delay: float = 0) -> None:
         """Run an iteration of the loop: run the timed calls that are due, and serve descriptors that are ready.
 

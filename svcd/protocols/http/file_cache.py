@@ -7,6 +7,9 @@ symbolic links since the file was found by a walk that follows none. That can't 
 the same belongs to the same unchanged inode, whose content was below the root when it was read, and this content is
 sent from memory. Two changes within a tick of the kernel's clock have the same times, so a file is kept only if its
 last change is long enough ago; see `is_settled`.
+
+Requests that were ready at the same poll of the reactor share a look at the status. It is taken after the poll, so a
+change that was made before the client has sent a request is seen.
 """
 
 from __future__ import annotations
@@ -64,14 +67,18 @@ class CachedFile:
         representation: makes the responses.
         checks: paths with the identities that they have as long as the content is valid: those of the file, and of
             other files and directories that led to it.
+
+    Attributes:
+        is_fresh: whether they were compared since the last poll of the reactor.
     """
 
-    __slots__ = ("__weakref__", "_data", "checks", "representation")
+    __slots__ = ("__weakref__", "_data", "checks", "is_fresh", "representation")
 
     def __init__(self, data: bytes, representation: Representation, checks: Sequence[tuple[str, Identity]]) -> None:
         self._data = data
         self.representation = representation
         self.checks = tuple(checks)
+        self.is_fresh = False
 
     def respond(self, request: HttpRequest) -> Response:
         """Return the response to a GET or HEAD request."""
@@ -93,12 +100,17 @@ class FileCache:
 
     Args:
         symlinks: whether a file may be a symbolic link.
+        call_before_poll: calls a function before the next poll of the reactor; None to look at the status each time.
     """
 
-    def __init__(self, *, symlinks: bool = False) -> None:
+    def __init__(
+        self, *, symlinks: bool = False, call_before_poll: Callable[[Callable[[], None]], None] | None = None
+    ) -> None:
         self._stat: Callable[[str], os.stat_result] = os.stat if symlinks else os.lstat
         self._files: dict[CacheKey, CachedFile] = {}
         self._bytes = 0
+        self._call_before_poll = call_before_poll
+        self._fresh: list[CachedFile] = []
 
     def __len__(self) -> int:
         return len(self._files)
@@ -115,6 +127,8 @@ class FileCache:
 
     def is_current(self, file: CachedFile) -> bool:
         """Return whether a file has not changed."""
+        if file.is_fresh:
+            return True
         try:
             for path, identity in file.checks:
                 status = self._stat(path)
@@ -125,7 +139,18 @@ class FileCache:
                     return False
         except OSError:
             return False
+        if self._call_before_poll is not None:
+            if not self._fresh:
+                self._call_before_poll(self._polls)
+            file.is_fresh = True
+            self._fresh.append(file)
         return True
+
+    def _polls(self) -> None:
+        """Look at the status of each file again."""
+        for file in self._fresh:
+            file.is_fresh = False
+        self._fresh.clear()
 
     def add(self, key: CacheKey, file: CachedFile) -> None:
         """Add a file."""

@@ -374,13 +374,14 @@ class HttpProtocol(ResponseSender):
                 return
             body.wake = self._body_wanted
         del self._requests[0]
+        if not request.keep_alive or ((self._draining or self._reader.ended) and not self._requests):
+            self._keep_alive = False
         self._answer(request)
 
     def _answer(self, request: HttpRequest) -> None:
         """Call the handler for a request, and send its response."""
         self._request = request
-        is_last = self._draining or self.factory.stopped or self._reader.ended
-        if not request.keep_alive or (is_last and not self._requests):
+        if self.factory.stopped and not self._requests:
             self._keep_alive = False
         try:
             reply = respond_with(self._context.handler, request, self._peer, self.transport)

@@ -113,7 +113,7 @@ class StaticFiles:
         self._root = RootDirectory(root, symlinks=settings.symlinks)
         self._open_files = OpenFiles()
         self._types = FileTypes(settings.types)
-        self._cache = FileCache(symlinks=settings.symlinks)
+        self._cache = FileCache(symlinks=settings.symlinks, call_before_poll=getattr(clock, "call_before_poll", None))
         self._now = now
         self._listing = DirectoryListing(self._root, clock) if settings.listing and clock is not None else None
 
