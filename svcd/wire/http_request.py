@@ -160,7 +160,8 @@ class RequestReader:
         self._ends_early = self._is_reframed = False
         self._body: RequestBody | None = None
         self._remaining = 0
-        self._parser = httptools.HttpRequestParser(self)
+        # The parser; None until it is needed.
+        self._parser: Any = None
         self.on_message_begin()
         self.begun = False
 
@@ -226,6 +227,8 @@ class RequestReader:
         if self._ended and data:
             self._fail(HTTPStatus.BAD_REQUEST)
             return
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         self._uncounted += len(data)
         try:
             self._parser.feed_data(data)

@@ -441,7 +441,7 @@ def test_an_unread_response_is_aborted(site: _Site) -> None:
 
 def test_a_closing_connection_is_closed_cleanly(site: _Site) -> None:
     """A connection that waits for its client to close is closed; the kernel still delivers its data."""
-    client = site.connect(HEAD + b"Connection: close\r\n\r\n")
+    client = site.connect(HEAD + b"Connection: close\r\n\r\nmore")
     assert client.write_closed
     site.wait(1.5)
     assert site.factory.evict()

@@ -207,12 +207,21 @@ def test_other_methods_are_not_allowed(method: str) -> None:
 
 @pytest.mark.parametrize(("fields", "version"), [("Connection: close\r\n", "1.1"), ("", "1.0")])
 def test_a_request_that_closes_the_connection(fields: str, version: str) -> None:
-    """The response announces the close, and requests after it are not answered."""
+    """The response announces the close, and the connection is closed after it."""
     client = _Client()
     client.get("a", fields=fields, version=version)
     assert _parsed(client.transport.sent)[1]["Connection"] == "close"
+    assert client.transport.lost == "done"
+    client.clock.advance(CHECK_SECONDS)
+    assert not client.clock.getDelayedCalls()
+
+
+def test_requests_after_one_that_closes_the_connection() -> None:
+    """They are not answered, and dropped until the client closes its side: unread, they would reset the connection."""
+    client = _Client()
+    client.get("a", "b", fields="Connection: close\r\n")
     assert client.transport.write_closed
-    client.get("b")
+    client.get("c")
     assert client.handler.requests == ["GET a"]
     client.protocol.readConnectionLost()
     assert client.transport.lost == "done"
@@ -232,7 +241,7 @@ def test_http_1_0_with_keep_alive() -> None:
 def test_a_client_that_does_not_close() -> None:
     """After the last response is sent, a client that does not close is disconnected after LINGER_SECONDS."""
     client = _Client()
-    client.get("a", fields="Connection: close\r\n")
+    client.get("a", "b", fields="Connection: close\r\n")
     client.clock.advance(LINGER_SECONDS)
     assert client.transport.lost == "done"
 
@@ -240,7 +249,7 @@ def test_a_client_that_does_not_close() -> None:
 def test_a_slow_client_receives_its_whole_response() -> None:
     """The time to close does not begin before the client has read the last response."""
     client = _Client(room=0)
-    client.get("a", fields="Connection: close\r\n")
+    client.get("a", "b", fields="Connection: close\r\n")
     client.clock.advance(LINGER_SECONDS * 20)
     assert "abortConnection" not in client.transport.calls
     assert "loseConnection" not in client.transport.calls

@@ -271,6 +271,11 @@ class HttpProtocol(ResponseSender):
         if self._client_done:
             super().readConnectionLost()
             self._paused = True
+        elif self._reader.ended and not (self._unread or self._reader.ready or self._incoming is not None):
+            # The client has announced the end, so it sends nothing more that could reset the connection.
+            self._paused = True
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
         else:
             self.linger()
 
