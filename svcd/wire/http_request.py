@@ -145,6 +145,7 @@ class RequestReader:
     Attributes:
         begun: whether an incomplete request has begun.
         body_bytes: the number of bytes of its body that were read.
+        failed_head: whether the invalid request has the method HEAD, so that its response has no content.
     """
 
     def __init__(self, limits: HttpLimits | None = None, known: KnownHeads | None = None) -> None:
@@ -152,6 +153,7 @@ class RequestReader:
         self._known = known
         self._done: list[HttpRequest] = []
         self._error: HTTPStatus | None = None
+        self.failed_head = False
         # Whether all further input is an error; bytes that follow a request for an upgrade, which are not parsed yet.
         self._ended = False
         self._rest = b""
@@ -395,6 +397,7 @@ class RequestReader:
         if self._error is not None:
             return
         self._error = status
+        self.failed_head = self.begun and bool(self._target) and self._parser.get_method() == b"HEAD"
         if self._body is not None:
             self._body.end(whole=False)
             if self._done and self._done[-1].body is self._body:

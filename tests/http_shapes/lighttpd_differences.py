@@ -192,6 +192,14 @@ LIGHTTPD = Peer(
             },
         ),
         Difference(
+            "lighttpd answers OPTIONS by 200, and does not read its body.",
+            {
+                "9110 9.3.7: OPTIONS of a file": "200 (no content) kept",
+                "9110 9.3.7: OPTIONS of the server": "200 (no content) kept",
+                "9110 9.3.7: OPTIONS with a body": "200 (no content) closed",
+            },
+        ),
+        Difference(
             "lighttpd refuses CONNECT.",
             {
                 "9110 9.3.6: CONNECT": "400 closed",

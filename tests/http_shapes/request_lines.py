@@ -88,6 +88,12 @@ _METHODS = (
     kept("9110 9.1", "a method of WebDAV", get(method="PROPFIND"), 405, fields=_ALLOW),
     kept("9110 9.1", "a method of UPnP", get(method="M-SEARCH"), 405, fields=_ALLOW),
     kept("9110 15.5.6", "405 without a body in between", get(method="DELETE") + get(), 405, 200),
+    closed("9110 9.3.2", "HEAD with an invalid field", get("/", "X Y: z", method="HEAD"), 400, content=b""),
+    closed("9110 9.3.2", "HEAD with an invalid Host", get(method="HEAD", host="Host: a/b"), 400, content=b""),
+    kept("9110 9.3.7", "OPTIONS of a file", get(method="OPTIONS"), 204, fields={**_ALLOW, "Content-Length": None}),
+    kept("9110 9.3.7", "OPTIONS of the server", get("*", method="OPTIONS"), 204, fields=_ALLOW),
+    kept("9110 9.3.7", "OPTIONS with a body", post("Content-Length: 3", body="abc", method="OPTIONS") + get(),
+         204, 200),
     # 501 is asked for; a method that the parser does not know can't be told from garbage before its end has come.
     closed("9110 9.1", "an unknown method", get(method="FROBNICATE"), 400),
     closed("9110 9.1", "a method in lower case", get(method="get"), 400),

@@ -349,7 +349,8 @@ class HttpProtocol(ResponseSender):
         if self._outgoing is not None:
             self._abort()
         elif status is not None and not is_answered:
-            self._send(error_response(status))
+            response = error_response(status)
+            self._send(Response(status, response.fields) if self._reader.failed_head else response)
         else:
             self._request = None
 
