@@ -224,6 +224,9 @@ def _host_problems(service: Service, files: FileReader, machine: HostInfo) -> It
         yield service.fault("mptcp", text)
     if options.root and not files.is_directory(options.root):
         yield service.fault("root", f"{options.root} is not a readable directory")
+    if options.https_redirect and service.tls:
+        text = "a request over TLS would be redirected for ever; use it on the service without TLS, or remove it"
+        yield service.fault("https_redirect", text)
     if options.types:
         yield from _types_problems(service, files)
     if options.quotes:

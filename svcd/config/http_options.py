@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 from svcd.config.option_info import option
-from svcd.config.value_types import NAMES, PATH, YES_NO, ValueType, require
+from svcd.config.process_options import MEMORY_SIZE, SIZE_LIMIT
+from svcd.config.value_types import COUNT, NAMES, PATH, YES_NO, ValueType, or_none, require
 
 __all__ = ["FIELD_VALUE", "HttpOptions"]
 
@@ -56,4 +57,35 @@ class HttpOptions:
         FIELD_VALUE, None, "http", "http",
         "Value of the Cache-Control field of files. Default: no such field.",
         example="http 80/tcp root=/srv/www cache_control='public, max-age=3600'",
+    )  # fmt: skip
+    https_redirect: bool = option(
+        YES_NO, False, "http", "http",
+        "Redirect all requests to https:// at port 443 of the same host, except requests below "
+        "/.well-known/acme-challenge/, which an ACME client answers by files in root.",
+        example="http 80/tcp root=/srv/www https_redirect=yes",
+    )  # fmt: skip
+    keepalive_requests: int | None = option(
+        or_none(COUNT), 1000, "http", "http server",
+        "Maximum number of requests on a connection; the last response announces the close.",
+        example="http 80/tcp keepalive_requests=100",
+    )  # fmt: skip
+    max_request_target: int = option(
+        MEMORY_SIZE, 8192, "http", "http server",
+        "Maximum length of the path and query of a request, in bytes; more is answered by 414.",
+        example="http 80/tcp max_request_target=2K",
+    )  # fmt: skip
+    max_header_size: int = option(
+        MEMORY_SIZE, 32_768, "http", "http server",
+        "Maximum size of the head of a request, and of all its trailers, in bytes; more is answered by 431.",
+        example="http 80/tcp max_header_size=16K",
+    )  # fmt: skip
+    max_header_fields: int = option(
+        COUNT, 100, "http", "http server",
+        "Maximum number of header fields and trailers of a request; more is answered by 431.",
+        example="http 80/tcp max_header_fields=50",
+    )  # fmt: skip
+    max_body_size: int = option(
+        SIZE_LIMIT, 1_048_576, "http", "http server",
+        "Maximum size of the body of a request, in bytes; more is answered by 413. Bodies are not kept in memory.",
+        example="http 80/tcp max_body_size=64K",
     )  # fmt: skip

@@ -30,6 +30,7 @@ __all__ = [
     "COUNT_LIMIT",
     "ENVIRONMENT",
     "HOST_PORT",
+    "MEMORY_SIZE",
     "NICE",
     "OUTPUT_RATE",
     "PATHS",
@@ -166,6 +167,17 @@ def _read_buffer_size(word: str) -> int:
 
 BUFFER_SIZE: ValueType[int] = ValueType(
     "buffer size", "a size in bytes below 1G, or with a unit: 64K, 16M", _read_buffer_size, _write_size
+)
+
+
+def _read_memory_size(word: str) -> int:
+    size = _read_size(word)
+    require(0 < size <= 2**24)
+    return size
+
+
+MEMORY_SIZE: ValueType[int] = ValueType(
+    "memory size", "a size in bytes from 1 to 16M, or with a unit: 64K, 1M", _read_memory_size, _write_size
 )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from svcd.config.builtin_info import HTTP_ALPN, BuiltinInfo
+from svcd.config.value_types import UNLIMITED
 from svcd.errors import ConfigError
 from svcd.model import SocketType
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import DescriptorCounter, FileReader, HostNameResolver
     from svcd.metrics.snapshot import MetricsSource
     from svcd.protocols.http.context import HttpSettings
+    from svcd.protocols.http.response import Handler, StreamHandler
 
 __all__ = ["BUILTINS", "Builtin", "ServiceDependencies", "datagram_protocol", "stream_factory"]
 
@@ -174,11 +177,18 @@ def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
             cache_control=options.cache_control,
             types=_media_types(options, deps),
         )
-        files = StaticFiles(options.root, settings, deps.clock)
-        return HttpFactory(files, deps.clock, _http_settings(options), descriptors=deps.descriptors)
+        handler = _redirected(StaticFiles(options.root, settings, deps.clock), options)
+        return HttpFactory(handler, deps.clock, _http_settings(options), descriptors=deps.descriptors)
     from svcd.protocols.http.greeting import GreetingPage
 
-    return HttpFactory(GreetingPage(deps.resolver), deps.clock, _http_settings(options))
+    return HttpFactory(_redirected(GreetingPage(deps.resolver), options), deps.clock, _http_settings(options))
+
+
+def _redirected(handler: Handler, options: ServiceOptions) -> Handler | StreamHandler:
+    """Return the handler of a service, or its redirect to HTTPS."""
+    from svcd.protocols.http.https_redirect import HttpsRedirect
+
+    return HttpsRedirect(handler) if options.https_redirect else handler
 
 
 def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[str, str] | None:
@@ -201,9 +211,16 @@ def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
 def _http_settings(options: ServiceOptions) -> HttpSettings:
     from svcd.protocols.http.connections import HttpTimeouts
     from svcd.protocols.http.context import HttpSettings
+    from svcd.wire.http_request import HttpLimits
 
     timeouts = HttpTimeouts(options.request_timeout, options.keepalive_timeout, options.send_timeout)
-    return HttpSettings(timeouts)
+    limits = HttpLimits(
+        options.max_request_target,
+        options.max_header_size,
+        options.max_header_fields,
+        sys.maxsize if options.max_body_size == UNLIMITED else options.max_body_size,
+    )
+    return HttpSettings(timeouts, limits, options.keepalive_requests)
 
 
 _BOTH = frozenset(SocketType)

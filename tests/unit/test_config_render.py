@@ -63,6 +63,7 @@ _VALUES: dict[str, SearchStrategy[str]] = {
     "nice": st.integers(-20, 19).map(str),
     "size limit": _or_none(st.builds("{}{}".format, st.integers(0, 10**9), st.sampled_from(["", "K", "M", "G"]))),
     "buffer size": st.builds("{}{}".format, st.integers(1, 1023), st.sampled_from(["", "K", "M"])),
+    "memory size": st.builds("{}{}".format, st.integers(1, 16), st.sampled_from(["", "K", "M"])),
     "traffic class": st.sampled_from(["0", "0x10", "184", "0xfc", "EF", "cs1", "AF43"]),
     "seconds limit": _or_none(st.builds("{}{}".format, st.integers(1, 10**5), st.sampled_from(["", "s", "m", "h"]))),
     "count limit": _or_none(st.integers(1, 10**9 - 1).map(str)),

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from svcd.protocols.base import LINGER_SECONDS
 from svcd.protocols.http.connections import CHECK_SECONDS
+from svcd.protocols.http.context import HttpSettings
 from svcd.protocols.http.response import GET_AND_HEAD, Response, text_response
 from svcd.protocols.http.server import HttpFactory
 from svcd.wire.http_request import MOST_TARGET, HttpError, HttpRequest
@@ -227,6 +228,35 @@ def test_requests_after_one_that_closes_the_connection() -> None:
     assert client.transport.lost == "done"
     client.clock.advance(CHECK_SECONDS)
     assert not client.clock.getDelayedCalls()
+
+
+def test_the_last_request_of_a_connection() -> None:
+    """The response to the last of keepalive_requests announces the close, and later requests are not answered."""
+    for data in (2 * [b"a"], [b"aa"]):
+        factory = HttpFactory(_Handler(), Clock(), HttpSettings(requests=3))
+        protocol: Any = factory.buildProtocol(PEER)
+        transport = StreamDouble(protocol)
+        protocol.makeConnection(transport)
+        request = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+        for each in data:
+            protocol.dataReceived(request * len(each))
+        assert b"Connection: close" not in transport.sent
+        protocol.dataReceived(request)
+        assert transport.sent.count(b"Connection: keep-alive") == 2
+        assert transport.sent.count(b"Connection: close") == 1
+        assert transport.write_closed
+        protocol.dataReceived(request)
+        assert transport.sent.count(b"HTTP/1.1") == 3
+
+
+def test_options_is_answered_by_the_server() -> None:
+    """OPTIONS gets the methods of the handler, for a path and for the server as a whole; the handler is not called."""
+    client = _Client()
+    client.send(b"OPTIONS /a HTTP/1.1\r\nHost: a\r\n\r\nOPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert client.statuses == [204, 204]
+    assert client.transport.sent.count(b"Allow: GET, HEAD, OPTIONS\r\n") == 2
+    assert b"Content-Length" not in client.transport.sent
+    assert client.handler.requests == []
 
 
 def test_http_1_0_with_keep_alive() -> None:

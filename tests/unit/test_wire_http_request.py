@@ -19,6 +19,7 @@ from svcd.wire.http_request import (
     MOST_TARGET,
     SLICE,
     HttpError,
+    HttpLimits,
     HttpRequest,
     KnownHeads,
     RequestReader,
@@ -134,6 +135,27 @@ def _get(*fields: bytes, target: bytes = b"/") -> bytes:
 def test_limits_of_a_head(data: bytes, status: int, step: int) -> None:
     """A target that is too long is 414, too many or too long fields are 431, at any split."""
     assert _status(data, step) == status
+
+
+def test_other_limits() -> None:
+    """Each limit of HttpLimits is a limit of its own."""
+    limits = HttpLimits(target=5, head=60, fields=3, body=4)
+
+    def status(data: bytes) -> int:
+        reader = RequestReader(limits)
+        with contextlib.suppress(HttpError):
+            reader.feed(data)
+        assert reader.ready
+        with pytest.raises(HttpError) as caught:
+            reader.feed(b"")
+        return caught.value.status.value
+
+    assert len(RequestReader(limits).feed(_get(b"A: b", b"C: d", target=b"/abcd"))) == 1
+    assert status(_get(target=b"/abcde")) == 414
+    assert status(_get(b"A: " + b"b" * 60)) == 431
+    assert status(_get(b"A: b", b"A: b", b"A: b")) == 431
+    assert status(_get(b"Content-Length: 5")) == 413
+    assert status(_get(b"Transfer-Encoding: chunked") + b"5\r\nabcde\r\n") == 413
 
 
 @pytest.mark.parametrize("extra", [0, 1])

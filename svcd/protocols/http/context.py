@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import email.utils
+import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from svcd.protocols.base import BuiltinFactory
 from svcd.protocols.http.connections import HttpConnections, HttpTimeouts
 from svcd.wire.http_request import HttpLimits, KnownHeads
 from svcd.wire.response_head import head
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from svcd.interfaces import DescriptorCounter
     from svcd.protocols.http.response import Handler, Response, StreamHandler, Upgrade
 
-__all__ = ["HttpContext", "HttpSettings"]
+__all__ = ["ContextFactory", "HttpContext", "HttpSettings"]
 
 #: Statuses whose responses have no content and no Content-Length (RFC 9110, sections 8.6 and 15).
 _WITHOUT_CONTENT = frozenset({HTTPStatus.NO_CONTENT.value, HTTPStatus.NOT_MODIFIED.value})
@@ -32,10 +34,12 @@ class HttpSettings:
     Attributes:
         timeouts: the timeouts of connections.
         limits: the limits on requests.
+        requests: the maximum number of requests on a connection; None for no limit.
     """
 
     timeouts: HttpTimeouts = field(default_factory=HttpTimeouts)
     limits: HttpLimits = field(default_factory=HttpLimits)
+    requests: int | None = None
 
 
 class HttpContext:
@@ -52,6 +56,7 @@ class HttpContext:
         handler, clock, now, descriptors: as given.
         connections: the open connections.
         limits: the limits on requests.
+        max_requests: the maximum number of requests on a connection; 0 for no limit.
         known_heads: heads of requests that were parsed before.
     """
 
@@ -68,6 +73,7 @@ class HttpContext:
         self.clock = clock
         self.connections = HttpConnections(settings.timeouts, clock)
         self.limits = settings.limits
+        self.max_requests = settings.requests or 0
         self.known_heads = KnownHeads()
         self.now = now
         self._date = (-1, "")
@@ -112,3 +118,41 @@ class HttpContext:
         if second != self._date[0]:
             self._date = (second, email.utils.formatdate(second, usegmt=True))
         return self._date[1]
+
+
+class ContextFactory(BuiltinFactory):
+    """A factory whose protocols share an HttpContext.
+
+    Args:
+        handler: responds to the requests.
+        clock: the reactor.
+        settings: the settings of the service.
+        now: returns the time for the Date field, in seconds since 1970.
+        descriptors: counts the files that are open while they are sent; None for a handler that opens none.
+
+    Attributes:
+        clock: as given.
+        context: what the connections share.
+        connections: the open connections.
+    """
+
+    def __init__(
+        self,
+        handler: Handler | StreamHandler,
+        clock: IReactorTime,
+        settings: HttpSettings | None = None,
+        now: Callable[[], float] = time.time,
+        descriptors: DescriptorCounter | None = None,
+    ) -> None:
+        self.clock = clock
+        self.context = HttpContext(handler, clock, settings or HttpSettings(), now, descriptors)
+        self.connections = self.context.connections
+
+    @property
+    def evictable(self) -> int:
+        """The number of open connections."""
+        return self.connections.open
+
+    def evict(self) -> bool:
+        """Evict a connection to free its descriptor for another; return whether there was one to evict."""
+        return self.connections.evict()

@@ -6,7 +6,6 @@ that fires with a Response. The connection does pipelining, back-pressure, keep-
 
 from __future__ import annotations
 
-import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,20 +13,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from svcd.protocols.base import BuiltinFactory
 from svcd.protocols.http.connections import EVICTED
-from svcd.protocols.http.context import HttpContext, HttpSettings
+from svcd.protocols.http.context import ContextFactory
 from svcd.protocols.http.response import Response, Upgrade, error_response, respond_with
 from svcd.protocols.http.sending import ResponseSender
 from svcd.wire.http_request import HttpError, RequestReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from twisted.internet.interfaces import IReactorTime
-
-    from svcd.interfaces import DescriptorCounter
-    from svcd.protocols.http.response import Handler, StreamHandler
     from svcd.wire.http_request import HttpRequest
     from svcd.wire.request_body import RequestBody
 
@@ -58,6 +50,8 @@ class HttpProtocol(ResponseSender):
         self._reader = RequestReader(context.limits, context.known_heads)
         self._known_request = context.known_heads.get
         self._unread = b""
+        # The number of requests that may follow; negative without a limit.
+        self._left = context.max_requests
         # Requests that were parsed, and are not answered yet.
         self._requests: list[HttpRequest] = []
         self._paused = self._reading_paused = self._client_done = self._draining = self._pumping = self._lost = False
@@ -387,7 +381,8 @@ class HttpProtocol(ResponseSender):
     def _answer(self, request: HttpRequest) -> None:
         """Call the handler for a request, and send its response."""
         self._request = request
-        if self.factory.stopped and not self._requests:
+        self._left -= 1
+        if not self._left or (self.factory.stopped and not self._requests):
             self._keep_alive = False
         try:
             reply = respond_with(self._context.handler, request, self._peer, self.transport)
@@ -458,41 +453,7 @@ class HttpProtocol(ResponseSender):
             protocol.dataReceived(rest)
 
 
-class HttpFactory(BuiltinFactory):
-    """A factory of HttpProtocols.
-
-    Args:
-        handler: responds to the requests.
-        clock: the reactor.
-        settings: the settings of the service.
-        now: returns the time for the Date field, in seconds since 1970.
-        descriptors: counts the files that are open while they are sent; None for a handler that opens none.
-
-    Attributes:
-        clock: as given.
-        context: what the connections share.
-        connections: the open connections.
-    """
+class HttpFactory(ContextFactory):
+    """A factory of HttpProtocols."""
 
     protocol = HttpProtocol  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        handler: Handler | StreamHandler,
-        clock: IReactorTime,
-        settings: HttpSettings | None = None,
-        now: Callable[[], float] = time.time,
-        descriptors: DescriptorCounter | None = None,
-    ) -> None:
-        self.clock = clock
-        self.context = HttpContext(handler, clock, settings or HttpSettings(), now, descriptors)
-        self.connections = self.context.connections
-
-    @property
-    def evictable(self) -> int:
-        """The number of open connections."""
-        return self.connections.open
-
-    def evict(self) -> bool:
-        """Evict a connection to free its descriptor for another; return whether there was one to evict."""
-        return self.connections.evict()
