@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svcd
+from tests.real import preloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,7 +90,7 @@ class Daemon:
         if "--control" not in arguments and not usual_control:
             # The default path of the socket is the same for all daemons of a user.
             words += ["--control", ""]
-        self.process = subprocess.Popen(
+        self.process = preloaded.Popen(
             [*words, *arguments],
             cwd=folder,
             env=environment(**(env or {})),

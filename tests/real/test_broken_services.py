@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, environment, exchange, twistd
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ REACTORS = ["uv", "epoll", "asyncio"]
 
 def svcctl(daemon: Daemon, *words: str) -> subprocess.CompletedProcess[str]:
     """Run svcctl against a daemon that was started with --control control."""
-    return subprocess.run(
+    return preloaded.run(
         [sys.executable, "-m", "svcd", "--control", str(daemon.folder / "control"), *words],
         env=environment(), capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
@@ -276,7 +277,7 @@ def test_start_without_a_service(tmp_path: Path) -> None:
             ("x 0/tcp server=/no/such\nok 0/tcp echo", ["--strict"], 1, "can't run /no/such"),
         ):
             (tmp_path / "services").write_text(f"{text}\n")
-            ended = subprocess.run(
+            ended = preloaded.run(
                 _twistd(tmp_path, *arguments),
                 env=environment(), capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path,
             )  # fmt: skip

@@ -19,6 +19,7 @@ import pytest
 
 from svcd.log.events import PRIORITIES
 from tests.certificates import Authority
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import wait_until
 
@@ -40,7 +41,7 @@ class _Controlled:
     def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of svcctl."""
         command = [sys.executable, "-m", "svcd", "--control", str(self.path), *words]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+        return preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
     def ask(self, *words: str) -> Any:
         """Run a command of svcctl that succeeds, and return its JSON output."""
@@ -508,7 +509,7 @@ def test_check_accepts_ports_of_the_daemon(start: Callable[..., Daemon], tmp_pat
     ]
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+        return preloaded.run(words, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
     other.write_text(lines.replace("up ", "down ").replace("bind=127.0.0.1", ""))
     for words in (svcctl, [*svcctl, str(other)], [*check, str(daemon.file)], [*check, str(other)]):

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ import pytest
 
 from svcd.host.info import Host
 from svcd.net.socket_options import IPPROTO_MPTCP, unix_address
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process
 
@@ -49,7 +49,7 @@ def _reload(daemon: Daemon, text: str) -> None:
 
 def _svcctl(path: Path, *words: str) -> dict[str, object]:
     command = [sys.executable, "-m", "svcd", "--control", str(path), *words, "--json"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE * 2)
+    done = preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE * 2)
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
     return found

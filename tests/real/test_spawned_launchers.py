@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process, wait_until
 from tests.real.test_spawned_deaths import idle_cats, still_echo
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -65,7 +66,7 @@ class Controlled:
     def svcctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command of svcctl."""
         command = [sys.executable, "-m", "svcd", "--control", str(self._path), *words]
-        return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+        return preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
     def ask(self, *words: str) -> Any:
         """Run a command of svcctl that succeeds, and return its JSON output."""

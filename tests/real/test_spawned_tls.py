@@ -21,6 +21,7 @@ import pytest
 from OpenSSL import SSL
 
 from tests.certificates import Authority
+from tests.real import preloaded
 from tests.real.clients import run
 from tests.real.daemon import PATIENCE, environment, exchange
 from tests.real.processes import Process, all_gone, wait_until
@@ -387,7 +388,7 @@ def test_control_reload_and_stop(
 
     def ask(*words: str) -> Any:
         command = [sys.executable, "-m", "svcd", "--control", control, *words, "--json"]
-        done = subprocess.run(command, env=environment(), capture_output=True, timeout=PATIENCE, check=True)
+        done = preloaded.run(command, env=environment(), capture_output=True, timeout=PATIENCE, check=True)
         return json.loads(done.stdout)
 
     first, second = connect(daemon, "cat/tcp"), connect(daemon, "cat/tcp")

@@ -23,6 +23,7 @@ import pytest
 from svcd.cli import main
 from svcd.wire.daytime import time_1900
 from tests.certificates import Authority
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, Daemon, environment
 from tests.real.processes import Process
 from tests.real.servers import lines_of, own_address, running, serving
@@ -124,7 +125,7 @@ def _process(*words: object) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command in a new process, which is ended and reaped."""
     command = [sys.executable, "-m", "svcd", *map(str, words)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    with preloaded.Popen(command, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe) as process:
         try:
             yield process
         finally:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.certificates import Authority
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, Daemon, environment, exchange
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def test_clients_without_a_service_name(start: Callable[..., Daemon], tmp_path: 
 
     def svcctl(*words: str) -> Any:
         command = [sys.executable, "-m", "svcd", "--control", str(path), *words, "--json"]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+        done = preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 

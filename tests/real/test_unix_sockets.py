@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, Daemon, environment, exchange
 from tests.real.processes import wait_until
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def svcctl(control: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command of svcctl for the daemon at a control socket."""
     command = [sys.executable, "-m", "svcd", "--control", str(control), *words]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
+    return preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
 
 
 def _shout(path: Path) -> bytes:

@@ -7,15 +7,16 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.real import preloaded
 from tests.real.daemon import PATIENCE, environment
 from tests.real.processes import Process, wait_until
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator
 
     from tests.real.daemon import Daemon
@@ -53,7 +54,7 @@ def make():
 def svcctl(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run svcctl with the control socket in a directory."""
     command = [sys.executable, "-m", "svcd", "--control", str(folder / "control"), *words]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE * 2)
+    return preloaded.run(command, env=environment(), capture_output=True, text=True, timeout=PATIENCE * 2)
 
 
 def upgrade_daemon(folder: Path, *words: str) -> dict[str, int]:
