@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.real.daemon import PATIENCE, Daemon, environment, exchange, fields, twistd
+from tests.real.processes import Process, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -223,7 +224,7 @@ def test_watchdog_messages(start: Callable[..., Daemon], manager: _Manager, tmp_
     daemon = start("echo 0/tcp4 bind=127.0.0.1\n", env=env)
     manager.wait_for("WATCHDOG=1", 5)
     daemon.process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, daemon.process.pid, os.WSTOPPED)
+    wait_until(lambda: Process(daemon.process.pid).status("State").startswith("T"), "the daemon is stopped")
     before = len(manager.messages)
     time.sleep(1)
     # A message may have been sent before the stop.
