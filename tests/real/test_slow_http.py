@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.daemon import PATIENCE, Daemon, exchange
+from tests.real.http_requests import get
 from tests.real.watch import Watch
 
 if TYPE_CHECKING:
@@ -57,16 +58,6 @@ def www(open_folder: Path) -> Path:
     (open_folder / "index.html").write_text("hello")
     (open_folder / "large").write_bytes(b"x" * SIZE)
     return open_folder
-
-
-def _get(port: int, path: str = "/") -> bytes:
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-        answer = b""
-        while piece := client.recv(1_000_000):
-            answer += piece
-        assert answer.startswith(b"HTTP/1.1 200 "), answer[:100]
-        return answer
 
 
 def _echoes(port: int) -> None:
@@ -114,8 +105,8 @@ class _Attacked:
         self.port = self.daemon.port("http/tcp")
         self.watch = Watch(
             {
-                "http": partial(_get, self.port),
-                "status": partial(_get, self.daemon.port("status/tcp"), "/healthz"),
+                "http": partial(get, self.port),
+                "status": partial(get, self.daemon.port("status/tcp"), "/healthz"),
                 "echo": partial(_echoes, self.daemon.port("echo/tcp")),
                 "cat": partial(_echoes, self.daemon.port("cat/tcp")),
             },
@@ -139,7 +130,7 @@ class _Attacked:
 
     def large(self) -> int:
         """Return the size of the answer to a request for the large file."""
-        return len(_get(self.port, "/large"))
+        return len(get(self.port, "/large"))
 
 
 @pytest.mark.parametrize("kinds", [("headers", "body", "read"), ("range", "idle", "silent")], ids="-".join)
@@ -217,7 +208,7 @@ def test_full_service_closes_idle_connections(start: Callable[..., Daemon], www:
         time.sleep(1)
         # Each closes after its answer, and its place is free again.
         for _ in range(3):
-            _get(port)
+            get(port)
         assert idle[0].recv(1) == b""
         idle[1].setblocking(False)
         with pytest.raises(BlockingIOError):
