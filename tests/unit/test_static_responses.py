@@ -11,12 +11,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from twisted.internet.task import Clock
 
 from svcd.protocols.http import file_cache
 from svcd.protocols.http.response import Response
+from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.http.static_files import FileSettings, StaticFiles
 from svcd.wire.http_request import HttpError, HttpRequest
-from tests.doubles import PEER
+from tests.doubles import PEER, StreamDouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -536,3 +538,89 @@ def test_large_files_are_not_kept(root: Path) -> None:
     first, second = _respond(files, "/large.bin"), _respond(files, "/large.bin")
     assert first is not second
     assert _content(first) == _content(second) == LARGE
+
+
+class _PollingClock(Clock):
+    """A clock with the polls of the uv reactor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_poll: list[Callable[[], None]] = []
+
+    def call_before_poll(self, callback: Callable[[], None]) -> None:
+        """Schedule a call before the next poll."""
+        self.before_poll.append(callback)
+
+    def poll(self) -> None:
+        """Make the scheduled calls."""
+        while self.before_poll:
+            self.before_poll.pop()()
+
+
+def test_requests_of_a_poll_share_a_look_at_the_file(root: Path) -> None:
+    """Only requests that had arrived at a poll share a look at the file; any other request sees each change."""
+    clock = _PollingClock()
+    files = StaticFiles(str(root), FileSettings(), clock, now=_later)
+    request = HttpRequest("GET", b"/text.txt", {}, "1.1", keep_alive=True)
+    assert files.respond_again(request) is None
+    first = files.respond(request, PEER)
+    assert files.respond(request, PEER) is first
+    assert clock.before_poll == []
+    assert files.respond_again(request) is first
+    _rewrite(root / "text.txt")
+    assert files.respond_again(request) is first
+    clock.poll()
+    assert files.respond_again(request) is None
+    second = files.respond(request, PEER)
+    assert isinstance(second, Response)
+    assert second.content == b"NEW" + TEXT[3:]
+    assert files.respond(request, PEER) is second
+    assert files.respond_again(request) is second
+    (root / "text.txt").unlink()
+    with pytest.raises(HttpError):
+        files.respond(request, PEER)
+
+
+def test_a_request_for_what_has_not_changed_is_repeated(root: Path) -> None:
+    """304 is repeated as 304; a part, and a file that is not kept, are made anew."""
+    files = _files(root)
+    tag = _respond(files, "/text.txt").fields["ETag"]
+    for path, fields, repeated in (
+        ("/text.txt", {"if-none-match": tag}, True),
+        ("/text.txt", {"range": "bytes=0-1"}, False),
+        ("/text.txt", {"if-match": '"x"'}, False),
+        ("/large.bin", {}, False),
+    ):
+        given = {name.encode(): value.encode() for name, value in fields.items()}
+        request = HttpRequest("GET", path.encode(), given, "1.1", keep_alive=True)
+        response = files.respond(request, PEER)
+        assert isinstance(response, Response)
+        again = files.respond(request, PEER)
+        assert isinstance(again, Response)
+        assert (files.respond_again(request) is response) is repeated
+        for each in (response, again):
+            if each.body is not None:
+                each.body.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_only_a_request_alone_is_answered_again(root: Path, tls: bool) -> None:
+    """A request that follows another one in the input, or comes over TLS, sees a change that is made after a poll."""
+    clock = _PollingClock()
+    factory = HttpFactory(StaticFiles(str(root), FileSettings(), clock, now=_later), clock)
+    protocol: Any = factory.buildProtocol(PEER)
+    transport = StreamDouble(protocol)
+    transport.TLS = tls  # type: ignore[attr-defined]
+    transport.protocol.makeConnection(transport)
+    request = b"GET /text.txt HTTP/1.1\r\nHost: a\r\n\r\n"
+    for _ in range(3):
+        protocol.dataReceived(request)
+    _rewrite(root / "text.txt")
+    transport.sent = b""
+    protocol.dataReceived(request)
+    assert (b"NEW" in transport.sent) is tls
+    protocol.dataReceived(request * 2)
+    assert transport.sent.count(b"NEW") == 2 + tls
+    clock.poll()
+    protocol.dataReceived(request)
+    assert transport.sent.count(b"NEW") == 3 + tls

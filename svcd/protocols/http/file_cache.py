@@ -8,8 +8,8 @@ the same belongs to the same unchanged inode, whose content was below the root w
 sent from memory. Two changes within a tick of the kernel's clock have the same times, so a file is kept only if its
 last change is long enough ago; see `is_settled`.
 
-Requests that were ready at the same poll of the reactor share a look at the status. It is taken after the poll, so a
-change that was made before the client has sent a request is seen.
+Requests of which the first bytes had arrived at the same poll of the reactor share a look at the status. It is taken
+after the poll, so a change that was made before a client began to send its request is seen; see `was_current`.
 """
 
 from __future__ import annotations
@@ -127,8 +127,6 @@ class FileCache:
 
     def is_current(self, file: CachedFile) -> bool:
         """Return whether a file has not changed."""
-        if file.is_fresh:
-            return True
         try:
             for path, identity in file.checks:
                 status = self._stat(path)
@@ -138,6 +136,19 @@ class FileCache:
                 ):  # fmt: skip
                     return False
         except OSError:
+            return False
+        return True
+
+    def was_current(self, file: CachedFile) -> bool:
+        """Return whether a file had not changed after the last poll of the reactor.
+
+        It must be called while the reactor handles the results of the poll, for a request that had begun to arrive
+        before: a call that the reactor has scheduled runs before the next poll, and a request that follows another one
+        may have been sent since.
+        """
+        if file.is_fresh:
+            return True
+        if not self.is_current(file):
             return False
         if self._call_before_poll is not None:
             if not self._fresh:

@@ -23,6 +23,7 @@ __all__ = [
     "Body",
     "Handler",
     "PushBody",
+    "RepeatingHandler",
     "Reply",
     "Response",
     "StreamHandler",
@@ -173,6 +174,18 @@ class StreamHandler(Protocol):
 
         Raises:
             HttpError: the response is an error with this status.
+        """
+        ...
+
+
+class RepeatingHandler(Handler, Protocol):
+    """A Handler that finds the response to a request that it has had before in less time."""
+
+    def respond_again(self, request: HttpRequest, /) -> Response | None:
+        """Return the response to a request that respond() has had before, the same object; None to call respond().
+
+        It is called while the reactor handles the results of a poll, with a request of which the first byte had
+        arrived at the poll. So what is found out about a document may be used until the next poll.
         """
         ...
 

@@ -49,6 +49,9 @@ class HttpProtocol(ResponseSender):
         self._begin_sending()
         self._reader = RequestReader(context.limits, context.known_heads)
         self._known_request = context.known_heads.get
+        # Over TLS, input is not delivered by the poll itself.
+        repeats = not getattr(self.transport, "TLS", False)
+        self._respond_again = getattr(context.handler, "respond_again", None) if repeats else None
         self._unread = b""
         # The number of requests that may follow; negative without a limit.
         self._left = context.max_requests
@@ -74,7 +77,12 @@ class HttpProtocol(ResponseSender):
             request = self._known_request(data)
             if request is not None and request.keep_alive:
                 # The same as _pump() does, which has nothing else to do.
-                self._answer(request)
+                again = None if self._respond_again is None else self._respond_again(request)
+                if again is None or self.factory.stopped:
+                    self._answer(request)
+                else:
+                    self._request = request
+                    self._send(again)
                 if self._request is None and self._keep_alive and not self._paused:
                     if self.tick == self._connections.tick:
                         self.was_active = True

@@ -124,9 +124,6 @@ class StaticFiles:
             HttpError: 404 for a file that does not exist, is hidden or can't be read; 400 for a bad path; 503 if no
                 descriptor is left.
         """
-        known = self._known_response(request)
-        if known is not None:
-            return known
         path = request.target.partition(b"?")[0]
         key = path, accepted_codings(request.fields.get(b"accept-encoding", b""))
         cached = self._cache.find(key)
@@ -148,13 +145,13 @@ class StaticFiles:
                 self._root.warn("/".join(segments), error)
             raise HttpError(HTTPStatus.NOT_FOUND) from None
 
-    def _known_response(self, request: HttpRequest) -> Response | None:
-        """Return the response to a request that had one before, if the file has not changed."""
+    def respond_again(self, request: HttpRequest) -> Response | None:
+        """Return the response that a request had before; see svcd.protocols.http.response.RepeatingHandler."""
         if not request.memo:
             return None
         reference, not_modified = request.memo
         file = reference()
-        if file is None or not self._cache.is_current(file):
+        if file is None or not self._cache.was_current(file):
             return None
         representation: Representation = file.representation
         return representation.not_modified if not_modified else representation.whole
