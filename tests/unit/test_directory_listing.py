@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -83,7 +84,9 @@ class _Client:
             self.clock.advance(0)
         (result,) = results
         if isinstance(result, Response):
-            return result
+            assert result.body is not None
+            pieces = iter(result.body.read, b"")
+            return dataclasses.replace(result, content=b"".join(filter(None, pieces)), body=None)
         result.raiseException()
         raise AssertionError
 
@@ -298,14 +301,15 @@ def test_a_large_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_listings_are_made_one_after_the_other(root: Path) -> None:
     """A listing does not open its directory before the one before it is made; no descriptor stays open."""
     client = _Client(root)
-    results: list[bytes] = []
+    results: list[Response] = []
     for target in ("/", "/sub/"):
-        client.ask(target).addCallback(lambda response: results.append(response.content))
+        client.ask(target).addCallback(results.append)
     while client.clock.calls:
         client.clock.calls.pop(0).func()
         # A listing takes two, since scandir() duplicates the descriptor.
         assert len(_open_below(root)) <= 2
-    assert [b"Parent directory" in content for content in results] == [False, True]
+    pages = [b"" if each.body is None else each.body.read() or b"" for each in results]
+    assert [b"Parent directory" in page for page in pages] == [False, True]
     assert _open_below(root) == []
 
 
@@ -319,6 +323,40 @@ def test_a_directory_that_disappears(root: Path) -> None:
     assert client.get("/").status == HTTPStatus.OK
     assert failures[0].check(HttpError)
     assert failures[0].value.status == HTTPStatus.NOT_FOUND
+
+
+def test_too_many_waiting_clients(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If too many clients wait for listings, another one gets 503, until there is room again."""
+    monkeypatch.setattr(directory_listing, "MOST_WAITING", 3)
+    client = _Client(root)
+    results: list[Response] = []
+    for _ in range(4):
+        client.ask("/").addCallback(results.append)
+    with pytest.raises(HttpError) as caught:
+        client.ask("/sub/")
+    assert caught.value.status == HTTPStatus.SERVICE_UNAVAILABLE
+    client.clock.advance(0)
+    assert len(results) == 4
+    assert client.get("/sub/").status == HTTPStatus.OK
+
+
+def test_slow_clients_share_a_listing(root: Path) -> None:
+    """Responses with the same listing share its bytes while one of them is sent, and a change is seen."""
+    client = _Client(root)
+    results: list[Any] = []
+
+    def listing() -> Any:
+        client.ask("/").addCallback(results.append)
+        client.clock.advance(0)
+        return results.pop().body
+
+    first, second = listing(), listing()
+    assert first._content is second._content
+    (root / "new.txt").touch()
+    third = listing()
+    assert third._content is not first._content
+    assert b"new.txt" in third.read()
+    assert b"new.txt" not in first.read() + second.read()
 
 
 def _open_below(folder: Path) -> list[str]:
