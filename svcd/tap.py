@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from svcd.addresses import HostPort
     from svcd.config.endpoints import DesiredServices
     from svcd.control.server import ControlService
-    from svcd.host.files import LocalFiles
     from svcd.interfaces import DescriptorCounter
     from svcd.net.lookups import LookupPool
     from svcd.net.resolver import Name
@@ -115,7 +114,7 @@ def _daemon(options: Options) -> Daemon:
     # Before the limit of open files is raised.
     account = _account(parent, options)
     budget = DescriptorBudget(connection_limit(len(list(desired))), reactor)
-    deps = _dependencies(reactor, options.files, budget, registry)
+    deps = _dependencies(reactor, options, budget, registry)
     connections = _connections(reactor, options, deps, budget, registry)
     context = ServiceContext(connections, deps, account, FdStore(manager))
     supervisor = Supervisor(context, desired, manager, socket_pool, strict=bool(options["strict"]))
@@ -173,14 +172,17 @@ def _connections(
 
 def _dependencies(
     reactor: Any,  # noqa: ANN401 - several interfaces
-    files: LocalFiles,
+    options: Options,
     budget: DescriptorBudget,
     registry: MetricsRegistry,
 ) -> ServiceDependencies:
     """Return the objects that built-in services may need. Each kind of name lookup has threads of its own."""
     reactor.installNameResolver(PooledResolver(reactor))
     names = ReverseResolver(reactor, reactor)
-    return ServiceDependencies(reactor, names, files, budget, registry, _endpoint_maker(reactor))
+    logs = options.log_output
+    return ServiceDependencies(
+        reactor, names, options.files, budget, registry, _endpoint_maker(reactor), logs.log_writer, logs.files.open
+    )
 
 
 def _endpoint_maker(reactor: Any) -> Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]:  # noqa: ANN401

@@ -24,6 +24,7 @@ from svcd.config.parser import parse, parse_text
 from svcd.connections.context import ConnectionContext
 from svcd.errors import ListenErrors
 from svcd.host.systemd import ServiceManager
+from svcd.log.writer import LogWriter
 from svcd.metrics.registry import MetricsRegistry
 from svcd.model import ip_literal
 from svcd.protocols.catalog import BUILTINS, ServiceDependencies
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from svcd.config.service import Config, Service
     from svcd.connections.descriptor_budget import DescriptorBudget
     from svcd.interfaces import DescriptorCounter
-    from svcd.log.writer import LogWriter
     from svcd.metrics.counters import ServiceCounters
     from svcd.metrics.snapshot import ServiceInfo
     from svcd.model import RunAs
@@ -337,6 +337,8 @@ def dependencies(
         descriptors or _UnlimitedDescriptors(),
         registry or MetricsRegistry(),
         lambda _server, _timeout, _descriptors: endpoint or FakeEndpoint(),  # type: ignore[arg-type,return-value]
+        LogWriter(list_sink([])),
+        lambda _path: LogWriter(list_sink([])),
     )
 
 

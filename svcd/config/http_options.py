@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from svcd.config.option_info import option
 from svcd.config.process_options import MEMORY_SIZE, SIZE_LIMIT
-from svcd.config.value_types import COUNT, NAMES, PATH, YES_NO, ValueType, or_none, require
+from svcd.config.value_types import COUNT, NAMES, PATH, YES_NO, ValueType, choice, or_none, require
 
 __all__ = ["FIELD_VALUE", "HttpOptions"]
 
@@ -88,4 +88,15 @@ class HttpOptions:
         SIZE_LIMIT, 1_048_576, "http", "http server",
         "Maximum size of the body of a request, in bytes; more is answered by 413. Bodies are not kept in memory.",
         example="http 80/tcp max_body_size=64K",
+    )  # fmt: skip
+    access_log: str | None = option(
+        or_none(choice("combined", "json")), None, "http", "http server",
+        "Write a line for each request: to access_log_file in the combined format of Apache and nginx, or as JSON; "
+        "without access_log_file as a line `request` of the log, in its own format.",
+        example="http 80/tcp root=/srv/www access_log=combined access_log_file=/var/log/svcd/access.log",
+    )  # fmt: skip
+    access_log_file: str = option(
+        PATH, "", "http", "http server",
+        "File of the lines of access_log, which services may share. It is opened again on SIGUSR1. Default: the log.",
+        example="http 80/tcp root=/srv/www access_log=json access_log_file=/var/log/svcd/access.json",
     )  # fmt: skip

@@ -101,7 +101,7 @@ class Daemon(MultiService):
         """Start to serve when the reactor runs."""
         # Handlers may run as the daemon's own user. setuid(2) resets this attribute, so it is set after that.
         hide_memory()
-        self._log_output.log_writer.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
+        self._log_output.start_buffering(self._reactor.callLater, self._reactor.callFromThread)
         self._twistd.hold_status_pipe()
         # The reactor sets its own signal handlers when it starts. A signal may be sent as soon as the daemon reports
         # that it is ready, so the daemon's handlers must be set before.

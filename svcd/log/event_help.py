@@ -49,6 +49,8 @@ EVENTS: Mapping[str, str] = {
     "dropped": "Output of handlers beyond stderr_rate (`rule`) was dropped since the last such line.",
     "module-changed": "A Python module that a service has imported has changed on disk. Written at a reload; `text` "
     "has the command that imports it anew.",
+    "request": "An HTTP server has responded to a request (access_log=). `bytes` are those of the content. The status "
+    "is 499 if the client has disconnected before the response; an invalid request has dashes.",
     "refuse": "Clients of a service were refused for one reason since the last such line, at most one line per second.",
 }
 
@@ -57,6 +59,7 @@ FIELDS: Mapping[str, str] = {
     "added": "New services.",
     "address": "Address of a listening socket.",
     "advice": "What to change.",
+    "agent": "User-Agent field of a request, a dash without one.",
     "broken": "Services that can't be served.",
     "bytes": "Bytes of handler output that were dropped.",
     "changed": "Services with other options.",
@@ -78,6 +81,7 @@ FIELDS: Mapping[str, str] = {
     "lines": "Number of lines that were dropped or lost.",
     "listeners": "Open sockets.",
     "message": "Text of a message.",
+    "method": "Method of a request.",
     "name": "Name of an inherited socket.",
     "opened": "Sockets that were opened.",
     "origin": "Origin of a socket that was open before: `activation` (a socket unit) or `store` (the old daemon, "
@@ -90,6 +94,7 @@ FIELDS: Mapping[str, str] = {
     "problems": "Number of mistakes.",
     "reactor": "Event loop of the daemon.",
     "reason": "Cause. `end` and `refuse` lines have one of the words below.",
+    "referer": "Referer field of a request, a dash without one.",
     "removed": "Services that are not in the file any more.",
     "retry": "Seconds until the next attempt.",
     "rule": "Rule that decided for the first client, with its place in the file.",
@@ -99,11 +104,14 @@ FIELDS: Mapping[str, str] = {
     "services": "Services that are served.",
     "state": "State of a launcher (`ready`, `lost`, or `idle`: it has ended because there were no clients, and the "
     "next connection starts it again), of the zygote, or of the control socket (`reopened`).",
+    "status": "Status code of a response.",
     "subject": "Subject of the client's certificate (RFC 4514), a dash without one; for services with tls_client_ca.",
     "system": "System time of the process in seconds.",
+    "target": "Path and query of a request; other than printable ASCII characters are written as `\\x` and two digits.",
     "text": "Output of a handler, or a message.",
     "tls": "TLS version, a dash if the handshake failed.",
     "user": "User time of the process in seconds.",
+    "version": "Version of HTTP.",
 }
 
 #: The reasons of `end` lines.

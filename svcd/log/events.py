@@ -55,6 +55,7 @@ __all__ = [
     "REFUSE",
     "RELOAD",
     "RELOAD_FAILED",
+    "REQUEST",
     "RESUME",
     "STOP",
     "UNRESOLVED",
@@ -71,11 +72,11 @@ __all__ = [
 NUMBERS = frozenset({
     "added", "broken", "bytes", "changed", "closed", "connections", "count", "datagrams", "days", "id", "ignored",
     "in", "limit", "lines", "listeners", "opened", "out", "pid", "problems", "removed", "retry", "seconds",
-    "services", "system", "user",
+    "services", "status", "system", "user",
 })  # fmt: skip
 #: The %-formats of fields that are not written with %s.
 FORMATS = {"id": "%d", "count": "%d", "days": "%d", "in": "%d", "out": "%d", "seconds": "%.3f", "pid": "%d",
-           "user": "%.3f", "system": "%.3f"}  # fmt: skip
+           "status": "%d", "user": "%.3f", "system": "%.3f"}  # fmt: skip
 
 #: Levels as severities of syslog (RFC 5424, 6.2.1).
 PRIORITIES = {"critical": 2, "error": 3, "warn": 4, "notice": 5, "info": 6, "debug": 7}
@@ -132,6 +133,9 @@ HANDLER_OUTPUT = Event("output", ("service", "id", "pid", "text"))
 DROPPED = Event("dropped", ("service", "lines", "bytes", "rule"), "warn")
 #: A process keeps the code that it has imported: the text names the command that imports it anew.
 MODULE_CHANGED = Event("module-changed", ("service", "text"), "warn")
+#: A request of HTTP and its response (access_log=).
+REQUEST = Event("request", ("service", "peer", "method", "target", "version", "status", "bytes", "seconds", "referer",
+                            "agent"))  # fmt: skip
 REFUSE = Event("refuse", ("service", "peer", "reason", "count", "rule"), "warn")
 
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, TextIO
 
 from svcd.errors import StartFailure
 from svcd.log.events import PROBLEM
+from svcd.log.files import LogFiles
 from svcd.log.formats import JournaldFormat, JsonFormat, LineFormat, SyslogPriorityFormat, TerminalFormat, TextFormat
 from svcd.log.sinks import FileSink, JournaldSink, log_start_failure, syslog_sink, twisted_sink
 from svcd.log.writer import LogObserver, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
 
     from twisted.logger import ILogObserver
 
@@ -45,6 +47,7 @@ class LogSetup:
 
     Attributes:
         log_writer: the writer of all lines.
+        files: the log files of services.
         on_terminal: whether the log is the standard output, or the journal that reads the standard output.
     """
 
@@ -57,6 +60,8 @@ class LogSetup:
         self._has_logger = bool(options.get("logger"))
         self._syslog = bool(options.get("syslog"))
         self._native = log_format == "journald"
+        self._file_sink: FileSink | None = None
+        self.files = LogFiles(self._owner(), self._catch_signal)
         self._journald: JournaldSink | None = None
         self.on_terminal = (
             not (self._has_logger or self._syslog or self._native)
@@ -151,6 +156,7 @@ class LogSetup:
         """
         now = time.monotonic()
         end, limit = now + seconds, now + 2 * seconds
+        self.files.flush()
         self.log_writer.flush()
         before = self.log_writer.waiting
         while (waiting := self.log_writer.waiting) or (self._journald is not None and self._journald.unread):
@@ -175,9 +181,27 @@ class LogSetup:
         # twistd replaces sys.stdout later; now it is still the real standard output.
         sink = FileSink("" if self.on_terminal else self._path or "twistd.log", sys.stdout, self._owner())
         sink.reopen()
-        if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
-            signal.signal(signal.SIGUSR1, sink.on_signal)
+        self._file_sink = sink
+        self._catch_signal()
         return sink.write
+
+    def _catch_signal(self) -> None:
+        if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, None):
+            signal.signal(signal.SIGUSR1, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """Handle SIGUSR1: the files were renamed, as by logrotate(8); open new files."""
+        self.files.reopen()
+        if self._file_sink is not None and not self.on_terminal:
+            with contextlib.suppress(StartFailure):
+                self._file_sink.reopen()
+
+    def start_buffering(
+        self, call_later: Callable[[float, Callable[[], None]], object], from_thread: Callable[..., object]
+    ) -> None:
+        """Buffer lines from now on; see LogWriter.start_buffering()."""
+        self.log_writer.start_buffering(call_later, from_thread)
+        self.files.start_buffering(call_later)
 
     def _owner(self) -> tuple[int, int]:
         """Return the uid and gid to which twistd changes after the start (--uid, --gid); -1 for no change.

@@ -27,7 +27,6 @@ from svcd.log.events import PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
 
 __all__ = [
     "JOURNALD_SOCKET",
@@ -74,21 +73,15 @@ class FileSink:
 
     Args:
         path: the path of the file; empty for the standard output.
-        stream: the standard output.
+        stream: the standard output; None with a path.
         owner: the uid and gid of a file that does not exist yet; -1 for no change (chown(2)).
     """
 
-    def __init__(self, path: str, stream: TextIO, owner: tuple[int, int] = (-1, -1)) -> None:
+    def __init__(self, path: str, stream: TextIO | None = None, owner: tuple[int, int] = (-1, -1)) -> None:
         self._owner = owner
         # Absolute, since the daemon changes its working directory (--rundir).
         self._path = os.path.abspath(path) if path else ""  # noqa: PTH100 - the name of what may not exist
-        self._fd = -1 if path else stream.fileno()
-
-    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """Handle SIGUSR1: the file was renamed, as by logrotate(8); open a new file."""
-        if self._path:
-            with contextlib.suppress(StartFailure):
-                self.reopen()
+        self._fd = -1 if path or stream is None else stream.fileno()
 
     def reopen(self) -> None:
         """Open the file again; if that fails, the open file stays in use.
@@ -100,17 +93,29 @@ class FileSink:
             self._inspect()
             return
         try:
-            new_fd = self._open()
+            self.open()
         except OSError as error:
             raise log_start_failure(
                 f"can't write the log {self._path}: {error.strerror}; use --logfile FILE"
             ) from error
+
+    def open(self) -> None:
+        """Open the file, which must have a path, for the first time or again.
+
+        Raises:
+            OSError: it can't be opened; the open file stays in use.
+        """
+        new_fd = self._open()
         if self._fd >= 0:
             os.dup2(new_fd, self._fd, inheritable=False)
             os.close(new_fd)
         else:
             self._fd = new_fd
         self._inspect()
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
 
     def _open(self) -> int:
         """Open the file; a new one gets the owner."""

@@ -70,7 +70,7 @@ class LogWriter:
         self._lost = 0
         self._max_priority = PRIORITIES["debug"]
         self._gap_index, self._gap_stamp = 0, ""
-        self._schedule_flush: Callable[[], object] = self.flush
+        self._call_later: Callable[[float, Callable[[], None]], object] | None = None
         self._call_from_thread: Callable[..., object] | None = None
         self._thread = 0
         self._scheduled = False
@@ -86,7 +86,7 @@ class LogWriter:
             call_later: the reactor's callLater.
             from_thread: the reactor's callFromThread, for events of other threads.
         """
-        self._schedule_flush = lambda: call_later(FLUSH_SECONDS, self.flush)
+        self._call_later = call_later
         self._call_from_thread = from_thread
         self._thread = threading.get_ident()
 
@@ -131,10 +131,16 @@ class LogWriter:
         lines = self._lines
         lines.append(self.stamp() + line)
         if not self._scheduled:
-            self._scheduled = True
             self._schedule_flush()
         elif len(lines) == FLUSH_LINES:
             self.flush()
+
+    def _schedule_flush(self) -> None:
+        self._scheduled = True
+        if self._call_later is None:
+            self.flush()
+        else:
+            self._call_later(FLUSH_SECONDS, self.flush)
 
     def record(self, event: Event, values: Mapping[str, object]) -> None:
         """Write an event of the daemon, slower than write(), and flush. It may be called in any thread."""
@@ -184,8 +190,7 @@ class LogWriter:
             self._lost += excess
             del lines[MAX_LINES:]
         self._lines = lines
-        if self._schedule_flush != self.flush:
-            self._scheduled = True
+        if self._call_later is not None:
             self._schedule_flush()
 
     def read_time_zone(self) -> None:

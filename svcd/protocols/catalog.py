@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from svcd.config.builtin_info import HTTP_ALPN, BuiltinInfo
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from svcd.config.options import ServiceOptions
     from svcd.config.service import Service
     from svcd.interfaces import DescriptorCounter, FileReader, HostNameResolver
+    from svcd.log.writer import LogWriter
     from svcd.metrics.snapshot import MetricsSource
+    from svcd.protocols.http.access_log import AccessLog
     from svcd.protocols.http.context import HttpSettings
     from svcd.protocols.http.response import Handler, StreamHandler
 
@@ -41,6 +43,9 @@ class ServiceDependencies:
         metrics: the source of the daemon's metrics.
         make_endpoint: makes the client endpoint of a server, given the timeout of an attempt in seconds and the counter
             of its descriptors.
+        log_writer: the writer of the log of the daemon.
+        open_log: returns the writer of a log file; raises OSError.
+        service_id: the id of the service.
     """
 
     clock: IReactorTime
@@ -49,6 +54,9 @@ class ServiceDependencies:
     descriptors: DescriptorCounter
     metrics: MetricsSource
     make_endpoint: Callable[[HostPort, float, DescriptorCounter], IStreamClientEndpoint]
+    log_writer: LogWriter
+    open_log: Callable[[str], LogWriter]
+    service_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,10 +186,10 @@ def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
             types=_media_types(options, deps),
         )
         handler = _redirected(StaticFiles(options.root, settings, deps.clock), options)
-        return HttpFactory(handler, deps.clock, _http_settings(options), descriptors=deps.descriptors)
+        return HttpFactory(handler, deps.clock, _http_settings(options, deps), descriptors=deps.descriptors)
     from svcd.protocols.http.greeting import GreetingPage
 
-    return HttpFactory(_redirected(GreetingPage(deps.resolver), options), deps.clock, _http_settings(options))
+    return HttpFactory(_redirected(GreetingPage(deps.resolver), options), deps.clock, _http_settings(options, deps))
 
 
 def _redirected(handler: Handler, options: ServiceOptions) -> Handler | StreamHandler:
@@ -205,10 +213,10 @@ def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[
 def _status(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
     from svcd.protocols.status.resource import StatusFactory
 
-    return StatusFactory(deps.metrics, deps.clock, _http_settings(options))
+    return StatusFactory(deps.metrics, deps.clock, _http_settings(options, deps))
 
 
-def _http_settings(options: ServiceOptions) -> HttpSettings:
+def _http_settings(options: ServiceOptions, deps: ServiceDependencies) -> HttpSettings:
     from svcd.protocols.http.connections import HttpTimeouts
     from svcd.protocols.http.context import HttpSettings
     from svcd.wire.http_request import HttpLimits
@@ -220,7 +228,26 @@ def _http_settings(options: ServiceOptions) -> HttpSettings:
         options.max_header_fields,
         sys.maxsize if options.max_body_size == UNLIMITED else options.max_body_size,
     )
-    return HttpSettings(timeouts, limits, options.keepalive_requests)
+    return HttpSettings(timeouts, limits, options.keepalive_requests, _access_log(options, deps))
+
+
+def _access_log(options: ServiceOptions, deps: ServiceDependencies) -> AccessLog | None:
+    from svcd.log.access_line import CombinedFormat, JsonLineFormat
+    from svcd.protocols.http.access_log import AccessLog, EventFormat
+
+    if options.access_log is None:
+        return None
+    writer = deps.log_writer
+    if not options.access_log_file:
+        return AccessLog(writer, EventFormat(writer, deps.service_id), anonymize=writer.anonymize)
+    line_format = CombinedFormat() if options.access_log == "combined" else JsonLineFormat(deps.service_id)
+    path = options.access_log_file
+    try:
+        file = deps.open_log(path)
+    except OSError as error:
+        text = f"can't open access_log_file {path}: {error.strerror}; create its directory, or let the daemon write it"
+        raise OSError(error.errno, text) from error
+    return AccessLog(file, line_format, anonymize=writer.anonymize)
 
 
 _BOTH = frozenset(SocketType)
@@ -380,7 +407,7 @@ def stream_factory(service: Service, deps: ServiceDependencies) -> IProtocolFact
         return handler(service, deps)
     make = BUILTINS[service.runs].stream
     assert make is not None  # noqa: S101 - a multiplexer has no factory of its own
-    return make(service.options, deps)
+    return make(service.options, replace(deps, service_id=service.id))
 
 
 def datagram_protocol(service: Service, deps: ServiceDependencies) -> DatagramProtocol:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorTime
 
     from svcd.interfaces import DescriptorCounter
+    from svcd.protocols.http.access_log import AccessLog
     from svcd.protocols.http.response import Handler, Response, StreamHandler, Upgrade
 
 __all__ = ["ContextFactory", "HttpContext", "HttpSettings"]
@@ -35,11 +36,13 @@ class HttpSettings:
         timeouts: the timeouts of connections.
         limits: the limits on requests.
         requests: the maximum number of requests on a connection; None for no limit.
+        access_log: gets a line for each request; None for no log.
     """
 
     timeouts: HttpTimeouts = field(default_factory=HttpTimeouts)
     limits: HttpLimits = field(default_factory=HttpLimits)
     requests: int | None = None
+    access_log: AccessLog | None = None
 
 
 class HttpContext:
@@ -57,6 +60,7 @@ class HttpContext:
         connections: the open connections.
         limits: the limits on requests.
         max_requests: the maximum number of requests on a connection; 0 for no limit.
+        access_log: gets a line for each request; None for no log.
         known_heads: heads of requests that were parsed before.
     """
 
@@ -74,6 +78,7 @@ class HttpContext:
         self.connections = HttpConnections(settings.timeouts, clock)
         self.limits = settings.limits
         self.max_requests = settings.requests or 0
+        self.access_log = settings.access_log
         self.known_heads = KnownHeads()
         self.now = now
         self._date = (-1, "")

@@ -31,12 +31,15 @@ class OutgoingBody:
     Attributes:
         stalled: whether the body has nothing to send yet.
         done: whether all of it was read.
+        status: the status code of the response.
+        sent: the number of bytes of its content that were sent, without framing.
     """
 
-    __slots__ = ("_body", "_chunked", "_missing", "done", "stalled")
+    __slots__ = ("_body", "_chunked", "_missing", "done", "sent", "stalled", "status")
 
     def __init__(self, body: Body, length: int | None, *, chunked: bool) -> None:
         self._body = body
+        self.status = self.sent = 0
         self._missing = length
         self._chunked = chunked
         self.stalled = self.done = False
@@ -67,6 +70,7 @@ class OutgoingBody:
                 difference = "missing" if self._missing > 0 else "too many"
                 raise OSError(f"{abs(self._missing)} bytes are {difference}")
         self.done = not piece
+        self.sent += len(piece)
         if self._chunked:
             return LAST_CHUNK if self.done else chunk(piece)
         return piece
@@ -75,8 +79,10 @@ class OutgoingBody:
         """Skip what read() would return next, for a transport that sends files itself; see FileBody.take_part()."""
         take = getattr(self._body, "take_part", None)
         part: tuple[int, int, int] | None = None if take is None or self._chunked else take()
-        if part is not None and self._missing is not None:
-            self._missing -= part[2]
+        if part is not None:
+            self.sent += part[2]
+            if self._missing is not None:
+                self._missing -= part[2]
         return part
 
     def close(self) -> None:

@@ -12,6 +12,8 @@ from svcd.protocols.http.outgoing_body import OutgoingBody, chunk
 from svcd.protocols.http.response import error_response
 
 if TYPE_CHECKING:
+    from twisted.internet.interfaces import IAddress
+
     from svcd.protocols.http.connections import Group
     from svcd.protocols.http.context import HttpContext
     from svcd.protocols.http.response import Body, Response
@@ -30,10 +32,12 @@ class ResponseSender(LingeringProtocol):
     group: Group | None = None
     _log = Logger()
     _context: HttpContext
+    _peer: IAddress
 
     def _begin_sending(self) -> None:
         """Initialize the state."""
-        # The request whose response is not complete.
+        # The request whose response is not complete; with an access log, the time when it was complete itself.
+        self._began = 0.0
         self._request: HttpRequest | None = None
         # The body of this or of the last request, unless all of it has arrived and was delivered or dropped.
         self._incoming: RequestBody | None = None
@@ -75,13 +79,18 @@ class ResponseSender(LingeringProtocol):
             self._send_with_body(response, body)
             return
         if request is not None and request.method == "HEAD":
+            size = 0
             data = self._context.head(response, keep_alive=self._keep_alive)
         else:
+            size = len(response.content)
             second, data = response.kept if self._keep_alive else response.closed
             if second != int(self._context.now()):
                 data = self._encoded(response)
         self.transport.write(data)
-        self._request = None
+        if self._context.access_log is None:
+            self._request = None
+        else:
+            self._complete(response.status.value, size)
 
     def _encoded(self, response: Response) -> bytes:
         if len(response.content) <= _COPIED:
@@ -107,10 +116,11 @@ class ResponseSender(LingeringProtocol):
         if request is not None and request.method == "HEAD" and not response.raw:
             self.transport.write(opening)
             body.close()
-            self._request = None
+            self._complete(response.status.value, 0)
             return
         missing = None if length is None else int(length) - len(content)
-        self._outgoing = OutgoingBody(body, missing, chunked=chunked)
+        self._outgoing = outgoing = OutgoingBody(body, missing, chunked=chunked)
+        outgoing.status, outgoing.sent = response.status.value, len(content)
         self.transport.write(opening + (chunk(content) if chunked and content else content))
 
     def _send_piece(self, outgoing: OutgoingBody) -> None:
@@ -132,7 +142,6 @@ class ResponseSender(LingeringProtocol):
             self.transport.write(data)
         if outgoing.done:
             self._close_outgoing()
-            self._request = None
 
     def _not_whole(self, error: OSError) -> None:
         """Abort the connection, since the rest of a body can't be sent."""
@@ -144,6 +153,15 @@ class ResponseSender(LingeringProtocol):
         outgoing, self._outgoing = self._outgoing, None
         if outgoing is not None:
             outgoing.close()
+            self._complete(outgoing.status, outgoing.sent)
+
+    def _complete(self, status: int, size: int) -> None:
+        """Handle the end of a response, with the number of bytes of its content that were sent."""
+        request, self._request = self._request, None
+        access_log = self._context.access_log
+        if access_log is not None:
+            seconds = self._context.clock.seconds() - self._began if request is not None else 0.0
+            access_log.write(request, self._peer, (status, size, seconds))
 
     def _count(self, body: Body) -> bool:
         """Count the descriptor of a body, unless it is counted; return False if the budget is exhausted."""

@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
+from svcd.protocols.http.access_log import CLIENT_GONE
 from svcd.protocols.http.connections import EVICTED
 from svcd.protocols.http.context import ContextFactory
 from svcd.protocols.http.response import Response, Upgrade, error_response, respond_with
@@ -150,6 +151,8 @@ class HttpProtocol(ResponseSender):
         self._end_incoming()
         self._cancel()
         self._close_outgoing()
+        if self._request is not None:
+            self._complete(CLIENT_GONE, 0)
         self._release_descriptor()
         super().connectionLost(reason)
 
@@ -353,8 +356,8 @@ class HttpProtocol(ResponseSender):
         elif status is not None and not is_answered:
             response = error_response(status)
             self._send(Response(status, response.fields) if self._reader.failed_head else response)
-        else:
-            self._request = None
+        elif self._request is not None:
+            self._complete(CLIENT_GONE, 0)
 
     def _end_incoming(self) -> None:
         body, self._incoming = self._incoming, None
@@ -389,6 +392,8 @@ class HttpProtocol(ResponseSender):
     def _answer(self, request: HttpRequest) -> None:
         """Call the handler for a request, and send its response."""
         self._request = request
+        if self._context.access_log is not None:
+            self._began = self.clock.seconds()
         self._left -= 1
         if not self._left or (self.factory.stopped and not self._requests):
             self._keep_alive = False
@@ -447,7 +452,7 @@ class HttpProtocol(ResponseSender):
         """Pass the connection on to another protocol."""
         rest = self._reader.take_rest() + self._unread
         self._unread = b""
-        self._request = None
+        self._complete(HTTPStatus.SWITCHING_PROTOCOLS.value, 0)
         self._context.connections.move(self, None)
         self._release_descriptor()
         self.transport.write(self._context.upgrade_head(upgrade))
