@@ -95,7 +95,7 @@ class LogWriter:
 
         Values for text variables must have gone through `quoted`. The result is empty for an event that is not logged.
         """
-        return self._format.template(event, constants, variables) if self._is_logged(event.level) else ""
+        return self._format.template(event, constants, variables) if self.is_logged(event.level) else ""
 
     def set_level(self, level: str) -> None:
         """Write events of this level and above from now on; existing templates do not change.
@@ -107,7 +107,8 @@ class LogWriter:
             raise ValueError(level)
         self._max_priority = PRIORITIES[level]
 
-    def _is_logged(self, level: str) -> bool:
+    def is_logged(self, level: str) -> bool:
+        """Return whether events of a level are written."""
         return PRIORITIES[level] <= self._max_priority
 
     def format_peer(self, host: str, port: int) -> str:
@@ -152,7 +153,7 @@ class LogWriter:
     def record_here(self, event: Event, values: Mapping[str, object]) -> None:
         """Write an event as `record` does, in this thread."""
         # A `log` line has the level of its message.
-        if not self._is_logged(str(values.get("level", event.level)) if event is LOG else event.level):
+        if not self.is_logged(str(values.get("level", event.level)) if event is LOG else event.level):
             return
         known = {name: values[name] for name in event.fields if name in values}
         self.write(self._format.template(event, known, ()) % ())

@@ -115,6 +115,17 @@ def test_lines_of_the_log_of_the_daemon(line_format: Any, as_json: bool) -> None
         )
 
 
+def test_the_level_of_the_log() -> None:
+    """Lines of the log have level info: they stop and start again with the level of the log."""
+    lines: list[str] = []
+    writer = LogWriter(list_sink(lines), TextFormat(stamped=False))
+    log = AccessLog(writer, EventFormat(writer, "80/tcp"))
+    for level, count in (("warn", 0), ("info", 1), ("notice", 1), ("debug", 2)):
+        writer.set_level(level)
+        log.write(None, PEER, (400, 0, 0.0))
+        assert len(lines) == count
+
+
 def test_the_number_of_kept_texts_is_limited() -> None:
     """Many different requests do not take more and more memory."""
     lines: list[str] = []
@@ -314,5 +325,5 @@ def test_a_file_that_can_not_be_opened(tmp_path: Path) -> None:
     service = service_of(f"http 80/tcp access_log=json access_log_file={tmp_path}/none/log")
     deps = dependencies(Clock())
     object.__setattr__(deps, "open_log", _files().open)
-    with pytest.raises(OSError, match="can't open access_log_file .*/none/log: No such file or directory; create"):
+    with pytest.raises(OSError, match=r"can't open access_log_file .*/none/log: No such file or directory; create"):
         stream_factory(service, deps)

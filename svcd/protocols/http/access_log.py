@@ -37,7 +37,7 @@ class _TextFormat(Protocol):
         ...
 
     def line(self, request: str, peer: str, now: float, result: tuple[int, int, float], /) -> str:
-        """Return a line."""
+        """Return a line; empty for none."""
         ...
 
 
@@ -67,7 +67,9 @@ class EventFormat:
         return self._writer.template(REQUEST, constants, ("peer", "status", "bytes", "seconds"))
 
     def line(self, request: str, peer: str, now: float, result: tuple[int, int, float]) -> str:  # noqa: ARG002 - as all
-        """Return a line without its time, which the writer adds."""
+        """Return a line without its time, which the writer adds; empty if lines of this level are not written."""
+        if not self._writer.is_logged(REQUEST.level):
+            return ""
         status, size, seconds = result
         return request % {"peer": self._writer.quoted(peer), "status": status, "bytes": size, "seconds": seconds}
 
@@ -112,11 +114,13 @@ class AccessLog:
         text = self._texts.get(facts)
         if text is None:
             text = self._format.request(facts)
-            if len(text) <= _MOST_TEXT:
+            if text and len(text) <= _MOST_TEXT:
                 if len(self._texts) >= _MOST_TEXTS:
                     del self._texts[next(iter(self._texts))]
                 self._texts[facts] = text
-        self._writer.write(self._format.line(text, self._host(peer), self._now(), result))
+        line = self._format.line(text, self._host(peer), self._now(), result)
+        if line:
+            self._writer.write(line)
 
     def _host(self, peer: IAddress) -> str:
         if not isinstance(peer, IPv4Address | IPv6Address):
