@@ -16,10 +16,22 @@ if TYPE_CHECKING:
 
     from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["CHECK_SECONDS", "EVICTED", "LOWEST_RATE", "SLICE", "HttpConnections", "HttpTimeouts", "HttpWait"]
+__all__ = [
+    "CHECK_SECONDS",
+    "EVICTED",
+    "GONE_SECONDS",
+    "LOWEST_RATE",
+    "SLICE",
+    "HttpConnections",
+    "HttpTimeouts",
+    "HttpWait",
+]
 
 #: The lowest rate at which a client may send the body of a request or take a response, in bytes a second.
 LOWEST_RATE = 500
+#: The time after which a client that has closed its side of the connection counts as gone, unless it gets data, in
+#: seconds. The close of the whole connection looks the same to the server until it sends something.
+GONE_SECONDS = 2.0
 #: The interval of the checks, in seconds.
 CHECK_SECONDS = 0.5
 #: The number of connections checked before the reactor runs other callbacks.
@@ -76,7 +88,7 @@ class HttpWait(Protocol):
         """Number of bytes that the client has taken so far."""
 
     def time_out(self, reason: str, /) -> None:
-        """End the connection after a timeout: `request`, `keepalive` or `send`."""
+        """End the connection after a timeout: `request`, `keepalive` or `send`; or `lost` if its client is gone."""
 
     def evict(self) -> None:
         """End the connection to free its descriptor for another connection."""
@@ -129,6 +141,7 @@ class HttpConnections:
         reading: the connections that wait for the first request, or for the rest of a request.
         idle: the connections that wait for another request.
         writing: the connections whose clients have to take a response, or the end of the connection.
+        leaving: the connections whose clients send no more, and wait for a program that has no output.
         tick: the number of the interval between two checks. A connection that is active several times in an interval
             is put into its group only once in it.
     """
@@ -140,6 +153,7 @@ class HttpConnections:
         self.reading: Group = {}
         self.idle: Group = {}
         self.writing: Group = {}
+        self.leaving: Group = {}
         self.tick = 0
         # The connections in `writing` that were checked, and those that were not. The check needs a system call for
         # the number of bytes taken.
@@ -151,7 +165,7 @@ class HttpConnections:
     @property
     def open(self) -> int:
         """Number of connections in a group."""
-        return len(self.reading) + len(self.idle) + len(self.writing)
+        return len(self.reading) + len(self.idle) + len(self.writing) + len(self.leaving)
 
     def move(self, connection: HttpWait, group: Group | None) -> None:
         """Put a connection into a group, unless it is in this group already; None for no group."""
@@ -234,14 +248,14 @@ class HttpConnections:
     def _slice(self) -> None:
         """End late connections, and check SLICE of those in `writing`; continue in the reactor's next iteration."""
         now = self._seconds()
-        late = [*self._late_idle(now), *islice(self._late_requests(now), SLICE)]
+        late = [*self._late_idle(now), *self._gone(now), *islice(self._late_requests(now), SLICE)]
         checked = list(islice(self._todo, SLICE))
         late += [(each, "send") for each in checked if self._is_late_writer(each, now)]
         for connection, reason in late:
             connection.time_out(reason)
         if max(len(late), len(checked)) >= SLICE:
             self._call = self._clock.callLater(0, self._slice)
-        elif self.reading or self.idle or self.writing:
+        elif self.open:
             self._call = self._clock.callLater(CHECK_SECONDS, self._check)
         else:
             self._call = None
@@ -254,6 +268,12 @@ class HttpConnections:
                     return
                 if not connection.was_active or now - since >= limit + CHECK_SECONDS:
                     yield connection, "keepalive"
+
+    def _gone(self, now: float) -> Iterator[tuple[HttpWait, str]]:
+        for connection, since in islice(self.leaving.items(), SLICE):
+            if now - since < GONE_SECONDS:
+                return
+            yield connection, "lost"
 
     def _late_requests(self, now: float) -> Iterator[tuple[HttpWait, str]]:
         limit = self.timeouts.request

@@ -177,6 +177,9 @@ class HttpProtocol(ResponseSender):
         outgoing = self._outgoing
         if outgoing is not None and not (self._paused or outgoing.stalled):
             self._send_piece(outgoing)
+            if self.group is self._connections.leaving:
+                # Its time begins again.
+                self._leave_group()
             return True
         if self._incoming is not None and self._continue_incoming(self._incoming):
             return True
@@ -201,7 +204,9 @@ class HttpProtocol(ResponseSender):
         elif self._incoming is not None and self._incoming.wanted:
             connections.move(self, connections.reading)
         elif self._awaited is not None or outgoing is not None or self._incoming is not None:
-            connections.move(self, None)
+            # A client that sends no more may be gone.
+            is_leaving = self._client_done and self._context.handler.streams
+            connections.move(self, connections.leaving if is_leaving else None)
         elif self._answered:
             self._answered = False
             connections.renew(self, connections.reading if self._reader.begun else connections.idle)
@@ -235,7 +240,7 @@ class HttpProtocol(ResponseSender):
         if reason == "request" and self._reader.begun:
             self._reject(HTTPStatus.REQUEST_TIMEOUT)
             self._pump()
-        elif self.group is self._connections.writing:
+        elif self.group is self._connections.writing or self.group is self._connections.leaving:
             self._abort()
         else:
             self._close()
@@ -289,12 +294,13 @@ class HttpProtocol(ResponseSender):
     def _update_reading(self) -> None:
         """Pause reading while there is input that can't be used yet; resume it otherwise.
 
-        It continues while a handler makes its response, so that the end of the connection is noticed.
+        It continues while a handler makes its response or the rest of it, so that the end of the connection is noticed.
         """
         if self._incoming is not None:
             wanted = bool(self._unread) or not self._incoming.wanted
         else:
-            wanted = bool(self._unread or self._requests) or self._paused or self._outgoing is not None
+            sends = self._outgoing is not None and not self._outgoing.stalled
+            wanted = bool(self._unread or self._requests) or self._paused or sends
         if self.lingering or wanted == self._reading_paused:
             return
         self._reading_paused = wanted
