@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from twisted.internet.defer import Deferred
-    from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor
+    from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReadDescriptor, IWriteDescriptor
 
     from svcd.model import RunAs
     from svcd.wire.proxy_header import ProxyHeader
@@ -19,6 +19,7 @@ __all__ = [
     "ConnectionHandler",
     "DatagramTransport",
     "DescriptorCounter",
+    "DuplexReactor",
     "FdReactor",
     "FileReader",
     "HostInfo",
@@ -272,6 +273,18 @@ class FdReactor(Protocol):
 
     def callLater(self, delay: float, callable: Callable[..., object], *arguments: object) -> IDelayedCall:  # noqa: A002
         """Call a function after a delay in seconds."""
+        ...
+
+
+class DuplexReactor(FdReactor, Protocol):
+    """Reactor that watches descriptors for output as well."""
+
+    def addWriter(self, writer: IWriteDescriptor, /) -> None:
+        """Call the doWrite() of a writer whenever its descriptor is writable."""
+        ...
+
+    def removeWriter(self, writer: IWriteDescriptor, /) -> None:
+        """Stop watching a writer."""
         ...
 
 

@@ -63,7 +63,7 @@ class ServicesFileSource:
         if user != self.reader or loaded.faults:
             return []
         account = account_of({})
-        return [each for service in loaded.config.enabled if service.spawned for each in needs_root(service, account)]
+        return [each for service in loaded.config.enabled if service.launches for each in needs_root(service, account)]
 
     @property
     def handlers_text(self) -> str:

@@ -206,7 +206,7 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
     """
     importing, served = [], []
     for service in services:
-        if service.spawned:
+        if service.launches:
             problems = list(_account_problems(service, machine)) or list(_path_problems(service, machine))
             yield from problems
             if not problems and service.runs == "python":
@@ -230,7 +230,7 @@ def handler_problems(services: Sequence[Service], machine: HostInfo) -> Iterator
 
 def _daemon_user_problems(services: Sequence[Service], machine: HostInfo) -> Iterator[ConfigProblem]:
     """Yield a warning about handlers that run as the user of the daemon, and so have all its permissions."""
-    spawned = [service for service in services if service.spawned]
+    spawned = [service for service in services if service.launches]
     user = machine.handlers_user() if spawned else ""
     own = [service for service in spawned if not service.options.user or _names_daemon_user(service, user)]
     if not user or not own:
@@ -295,7 +295,8 @@ def _path_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProble
         reason = machine.cannot_execute(options.server[0], runner)
         if reason:
             yield service.fault("server", f"can't run {options.server[0]}{inside}: {reason}")
-    for option, folder in (("cwd", options.cwd), *(("python_path", each) for each in options.python_path)):
+    folders = (("cwd", options.cwd), ("cgi", options.cgi)) if options.cgi else (("cwd", options.cwd),)
+    for option, folder in (*folders, *(("python_path", each) for each in options.python_path)):
         reason = machine.cannot_enter(folder, runner)
         if reason:
             yield service.fault(option, f"can't use {folder}{inside}: {reason}")

@@ -251,7 +251,7 @@ def _types_problems(service: Service, files: FileReader) -> Iterator[ConfigProbl
 
 def _abstract_problems(service: Service) -> Iterator[ConfigProblem]:
     """Yield a problem for each permission of an abstract socket: it has no file that could have permissions."""
-    for option in ("mode", "owner", *(() if service.spawned else ("group",))):
+    for option in ("mode", "owner", *(() if service.launches else ("group",))):
         if service.has_own(option):
             yield service.problem(option, f"{service.path} has no file and no permissions; remove it")
 
@@ -264,9 +264,9 @@ def _owner_problems(service: Service, machine: HostInfo) -> Iterator[ConfigProbl
         yield service.fault("owner", f"no user {owner.user!r} on this machine")
     if owner.group and not machine.has_group(owner.group):
         yield service.fault("owner", f"no group {owner.group!r} on this machine")
-    if options.group and not service.spawned and not machine.has_group(options.group):
+    if options.group and not service.launches and not machine.has_group(options.group):
         yield service.fault("group", f"no group {options.group!r} on this machine")
-    if options.group and owner.group and not service.spawned:
+    if options.group and owner.group and not service.launches:
         text = f"owner= at {service.locations['owner']} already sets the file's group; remove one of the two"
         yield service.problem("group", text)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from svcd.config.access_options import LIMIT
 from svcd.config.option_info import option
 from svcd.config.process_options import MEMORY_SIZE, SIZE_LIMIT
-from svcd.config.value_types import COUNT, NAMES, PATH, YES_NO, ValueType, choice, or_none, require
+from svcd.config.value_types import COUNT, NAMES, PATH, TIMEOUT, YES_NO, ValueType, choice, or_none, require
 
-__all__ = ["FIELD_VALUE", "HttpOptions"]
+__all__ = ["FIELD_VALUE", "URL_PATH", "HttpOptions"]
 
 
 def _read_field_value(word: str) -> str:
@@ -20,6 +21,17 @@ def _read_field_value(word: str) -> str:
 
 FIELD_VALUE: ValueType[str] = ValueType(
     "field value", "the value of an HTTP field, in printable ASCII characters", _read_field_value, str
+)
+
+
+def _read_url_path(word: str) -> str:
+    # Segments as they are after decoding; a client may encode them.
+    require(re.fullmatch(r"/(?:(?!\.)[-A-Za-z0-9._~]+/)*", word))
+    return word
+
+
+URL_PATH: ValueType[str] = ValueType(
+    "path in URLs", "a path in URLs that begins and ends with a slash, such as /cgi-bin/", _read_url_path, str
 )
 
 
@@ -52,6 +64,31 @@ class HttpOptions:
         "File with media types by file name extension, in the format of mime.types: a type and its extensions on each "
         "line. They are added to the known types and replace them.",
         example="http 80/tcp root=/srv/www types=/etc/svcd/mime.types",
+    )  # fmt: skip
+    cgi: str = option(
+        PATH, "", "http", "http",
+        "Directory of CGI programs (RFC 3875), inside chroot= if that is set. A program is started for each request "
+        "below cgi_path, by the launcher of the service, with its user=, limits and environment. The program of "
+        "/cgi-bin/sub/script/more is sub/script, and /more its PATH_INFO. Only executable regular files are started, "
+        "no names that begin with a dot, and symbolic links only with symlinks=yes.",
+        example="http 80/tcp root=/srv/www cgi=/srv/cgi-bin user=nobody",
+    )  # fmt: skip
+    cgi_path: str = option(
+        URL_PATH, "/cgi-bin/", "http", "cgi",
+        "Path of the CGI programs in URLs.",
+        example="http 80/tcp cgi=/srv/cgi-bin user=nobody cgi_path=/scripts/",
+    )  # fmt: skip
+    cgi_timeout: float = option(
+        TIMEOUT, 60.0, "http", "cgi",
+        "Maximum time that a CGI program may be without input or output while neither has to wait for the client. It "
+        "gets SIGTERM, and SIGKILL 2 s later; a client without a response gets 504. A request also waits this long for "
+        "cgi_instances, and then gets 503.",
+        example="http 80/tcp cgi=/srv/cgi-bin user=nobody cgi_timeout=10s",
+    )  # fmt: skip
+    cgi_instances: int = option(
+        LIMIT, 64, "http", "cgi",
+        "Maximum number of CGI programs of the service that run at the same time; further requests wait.",
+        example="http 80/tcp cgi=/srv/cgi-bin user=nobody cgi_instances=16",
     )  # fmt: skip
     cache_control: str | None = option(
         FIELD_VALUE, None, "http", "http",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from svcd.config.value_types import ValueType
     from svcd.model import NetProtocol
 
-__all__ = ["GROUPS", "HANDLERS", "SCOPES", "SPAWNED", "OptionInfo", "Scope", "option"]
+__all__ = ["CGI", "GROUPS", "HANDLERS", "SCOPES", "SPAWNED", "OptionInfo", "Scope", "option"]
 
 T = TypeVar("T")
 
@@ -24,6 +24,10 @@ T = TypeVar("T")
 HANDLERS = ("server", "python", "factory", "redirect")
 #: The options whose handlers are processes of their own.
 SPAWNED = ("server", "python")
+#: The option of an http service that also starts processes. For the scopes of options it counts as a handler besides
+#: the built-in.
+CGI = "cgi"
+_LAUNCHED = (*SPAWNED, CGI)
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
@@ -33,7 +37,7 @@ GROUPS = {
     "timeouts": "Timeouts",
     "udp": "UDP answers",
     "handler": "Handlers",
-    "process": "Processes of spawned services",
+    "process": "Processes of spawned services and CGI programs",
     "tls": "TLS",
     "log": "Banners and logging",
     "daytime": "daytime services",
@@ -55,7 +59,7 @@ class Scope:
     Attributes:
         text: its description; `{}` stands for the names of the built-ins that `named` selects.
         applies: decides whether a service belongs to it, given the service's protocol, what it runs (one of HANDLERS
-            or the name of a built-in), and the facts about the built-in.
+            CGI, or the name of a built-in), and the facts about the built-in.
         named: selects the built-ins that the description names.
     """
 
@@ -92,12 +96,15 @@ SCOPES: Mapping[str, Scope] = {
         lambda builtin: builtin.speaks_first,
     ),
     "spawned": Scope("spawned services (server=, python=)", lambda _net, runs, _builtin: runs in SPAWNED),
+    "launched": Scope(
+        "spawned services (server=, python=) and services with cgi=", lambda _net, runs, _builtin: runs in _LAUNCHED
+    ),
     "python code": Scope(
         "services with python= or factory=", lambda _net, runs, _builtin: runs in ("python", "factory")
     ),
     "group": Scope(
-        "spawned services (server=, python=) and UNIX sockets (unix, unixgram)",
-        lambda net, runs, _builtin: net.local or runs in SPAWNED,
+        "spawned services (server=, python=), services with cgi= and UNIX sockets (unix, unixgram)",
+        lambda net, runs, _builtin: net.local or runs in _LAUNCHED,
     ),
     "tls": Scope(
         "stream services (tcp, unix), except {}",
@@ -109,7 +116,7 @@ SCOPES: Mapping[str, Scope] = {
         lambda _net, _runs, builtin: HTTP_ALPN in builtin.alpn,
         lambda builtin: HTTP_ALPN in builtin.alpn,
     ),
-    **{handler: _handler_scope(handler) for handler in HANDLERS},
+    **{handler: _handler_scope(handler) for handler in (*HANDLERS, CGI)},
 }
 
 
@@ -139,16 +146,22 @@ class OptionInfo:
     systemd: str = ""
     example: str = ""
 
-    def applies_to(self, net: NetProtocol, runs: str, builtins: Mapping[str, BuiltinInfo]) -> bool:
+    def applies_to(
+        self, net: NetProtocol, runs: str, builtins: Mapping[str, BuiltinInfo], *, cgi: bool = False
+    ) -> bool:
         """Return whether the option applies to a service.
 
         Args:
             net: the service's protocol.
             runs: what it runs: one of HANDLERS, or the name of a built-in.
             builtins: the facts about all built-ins.
+            cgi: whether it has cgi=, which applies to it.
         """
         scope = SCOPES.get(self.scope)
-        return runs == self.scope if scope is None else scope.applies(net, runs, builtins.get(runs, NO_BUILTIN))
+        if scope is None:
+            return runs == self.scope
+        builtin = builtins.get(runs, NO_BUILTIN)
+        return scope.applies(net, runs, builtin) or (cgi and scope.applies(net, CGI, builtin))
 
     def scope_text(self, builtins: Mapping[str, BuiltinInfo]) -> str:
         """Return the description of the scope."""

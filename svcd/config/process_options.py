@@ -308,28 +308,28 @@ class HandlerOptions:
     )  # fmt: skip
 
     user: str = option(
-        WORD, "", "process", "spawned",
+        WORD, "", "process", "launched",
         "User of the process, by name or number. Default: the daemon's.",
         xinetd="user",
         systemd="User=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd user=nobody",
     )  # fmt: skip
     groups: bool = option(
-        YES_NO, False, "process", "spawned",
+        YES_NO, False, "process", "launched",
         "Give the process the supplementary groups of its user.",
         xinetd="groups",
         systemd="SupplementaryGroups=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd user=nobody groups=yes",
     )  # fmt: skip
     umask: int = option(
-        MODE, 0o022, "process", "spawned",
+        MODE, 0o022, "process", "launched",
         "File mode creation mask of the process (umask(2)).",
         xinetd="umask",
         systemd="UMask=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd umask=0077",
     )  # fmt: skip
     nice: int = option(
-        NICE, 0, "process", "spawned",
+        NICE, 0, "process", "launched",
         "Scheduling priority of the process, as in nice(1), added to the daemon's. Values below 0 require root.",
         xinetd="nice",
         systemd="Nice=",
@@ -342,27 +342,27 @@ class HandlerOptions:
         example="finger 79/tcp server=/usr/sbin/in.fingerd cwd=/srv",
     )  # fmt: skip
     chroot: str = option(
-        PATH, "", "process", "spawned",
+        PATH, "", "process", "launched",
         "Root directory of the process. The program is looked up inside it.",
         systemd="RootDirectory=",
         example="quiet 7010/tcp server=/bin/cat chroot=/srv/jail",
     )  # fmt: skip
     env: tuple[tuple[str, str], ...] = option(
-        ENVIRONMENT, (), "process", "spawned",
+        ENVIRONMENT, (), "process", "launched",
         "Environment variables of the process. It gets no others, except those of passenv= and those that svcd sets.",
         xinetd="env",
         systemd="Environment=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd env='LANG=C.UTF-8 TZ=UTC'",
     )  # fmt: skip
     passenv: tuple[str, ...] = option(
-        VARIABLES, (), "process", "spawned",
+        VARIABLES, (), "process", "launched",
         "Environment variables of the daemon to pass to the process.",
         xinetd="passenv",
         systemd="PassEnvironment=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd passenv=LANG,TZ",
     )  # fmt: skip
     rlimit_as: int | None = option(
-        SIZE_LIMIT, None, "process", "spawned",
+        SIZE_LIMIT, None, "process", "launched",
         "Maximum address space of the process (RLIMIT_AS). Default of this limit and the next ones: the daemon's "
         "limit.",
         xinetd="rlimit_as",
@@ -370,47 +370,47 @@ class HandlerOptions:
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_as=256M",
     )  # fmt: skip
     rlimit_data: int | None = option(
-        SIZE_LIMIT, None, "process", "spawned",
+        SIZE_LIMIT, None, "process", "launched",
         "Maximum size of data and heap (RLIMIT_DATA).",
         xinetd="rlimit_data",
         systemd="LimitDATA=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_data=64M",
     )  # fmt: skip
     rlimit_stack: int | None = option(
-        SIZE_LIMIT, None, "process", "spawned",
+        SIZE_LIMIT, None, "process", "launched",
         "Maximum size of the stack (RLIMIT_STACK).",
         xinetd="rlimit_stack",
         systemd="LimitSTACK=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_stack=8M",
     )  # fmt: skip
     rlimit_core: int | None = option(
-        SIZE_LIMIT, None, "process", "spawned",
+        SIZE_LIMIT, None, "process", "launched",
         "Maximum size of a core file (RLIMIT_CORE); 0 disables core files.",
         systemd="LimitCORE=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_core=0",
     )  # fmt: skip
     rlimit_cpu: int | None = option(
-        SECONDS_LIMIT, None, "process", "spawned",
+        SECONDS_LIMIT, None, "process", "launched",
         "Maximum processor time (RLIMIT_CPU).",
         xinetd="rlimit_cpu",
         systemd="LimitCPU=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_cpu=10s",
     )  # fmt: skip
     rlimit_nofile: int | None = option(
-        COUNT_LIMIT, None, "process", "spawned",
+        COUNT_LIMIT, None, "process", "launched",
         "Maximum number of open files (RLIMIT_NOFILE); none raises it to the daemon's hard limit.",
         xinetd="rlimit_files",
         systemd="LimitNOFILE=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_nofile=64",
     )  # fmt: skip
     rlimit_nproc: int | None = option(
-        COUNT_LIMIT, None, "process", "spawned",
+        COUNT_LIMIT, None, "process", "launched",
         "Maximum number of processes of the user (RLIMIT_NPROC); not enforced for root.",
         systemd="LimitNPROC=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd rlimit_nproc=50",
     )  # fmt: skip
     no_new_privs: bool = option(
-        YES_NO, False, "process", "spawned",
+        YES_NO, False, "process", "launched",
         "Deny new privileges to the process and its children, for example from a set-user-ID bit "
         "(PR_SET_NO_NEW_PRIVS).",
         systemd="NoNewPrivileges=",
@@ -430,14 +430,15 @@ class HandlerOptions:
         example="finger 79/tcp server=/usr/sbin/in.fingerd stderr=log",
     )  # fmt: skip
     stderr_rate: OutputRate | None = option(
-        OUTPUT_RATE, OutputRate(100, 65_536), "process", "spawned",
-        "Maximum rate of lines and bytes that all processes of the service together write to the log (stderr=log, and "
-        "output of Python handlers). Lines over the rate are dropped, and one line per second gives their number.",
+        OUTPUT_RATE, OutputRate(100, 65_536), "process", "launched",
+        "Maximum rate of lines and bytes that all processes of the service together write to the log (stderr=log, "
+        "output of Python handlers, standard error of CGI programs). Lines over the rate are dropped, and one line per "
+        "second gives their number.",
         systemd="LogRateLimitBurst=, LogRateLimitIntervalSec=",
         example="finger 79/tcp server=/usr/sbin/in.fingerd stderr=log stderr_rate=20/s,8K/s",
     )  # fmt: skip
     launcher_idle: float | None = option(
-        or_none(TIMEOUT), 60.0, "process", "spawned",
+        or_none(TIMEOUT), 60.0, "process", "launched",
         "Stop the launcher, the process that starts the handlers, when it has had no handler for this time; this "
         "frees its memory. The next client waits until a new launcher has started and imported the Python module.",
         example="finger 79/tcp server=/usr/sbin/in.fingerd launcher_idle=10m",

@@ -75,8 +75,13 @@ class Service:
         return self.runs in SPAWNED
 
     @property
+    def launches(self) -> bool:
+        """Whether the service has a launcher: it is spawned, or runs CGI programs."""
+        return self.spawned or bool(self.options.cgi)
+
+    @property
     def runner(self) -> RunAs:
-        """The user, groups and root directory of a spawned service."""
+        """The user, groups and root directory of the processes of a service."""
         options = self.options
         return RunAs(options.user, options.group, options.groups, options.chroot)
 
@@ -97,7 +102,7 @@ class Service:
     @property
     def file_group(self) -> str:
         """The group of the socket's file: owner=:GROUP, or group= if that is not the group of a process."""
-        return self.options.owner.group or ("" if self.spawned else self.options.group)
+        return self.options.owner.group or ("" if self.launches else self.options.group)
 
     @property
     def logged(self) -> tuple[str, ...]:

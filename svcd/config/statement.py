@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from svcd.config.builtin_info import NO_BUILTIN
 from svcd.config.checks import AT_ACCEPT
-from svcd.config.option_info import HANDLERS
+from svcd.config.option_info import CGI, HANDLERS
 from svcd.config.options import TABLE, ServiceOptions
 from svcd.config.port_names import SERVICES
 from svcd.config.service import MAX_PORT, Service
@@ -141,8 +141,9 @@ class StatementParser:
         runs = self._runs(location, net, names, values, own_locations)
         if runs is None:
             return None
-        self._check_scopes(net, runs, own_locations, name)
-        applying = {option for option in values if TABLE[option].applies_to(net, runs, self._builtins)}
+        cgi = bool(values.get(CGI)) and TABLE[CGI].applies_to(net, runs, self._builtins)
+        self._check_scopes(net, runs, own_locations, name, cgi=cgi)
+        applying = {option for option in values if TABLE[option].applies_to(net, runs, self._builtins, cgi=cgi)}
         if "wait" in applying and values["wait"] and net.shape is SocketType.STREAM:
             applying -= self._ignored_defaults(f"{name}/{net}", applying - set(own), values, default_locations)
         return Service(
@@ -160,11 +161,11 @@ class StatementParser:
         )
 
     def _check_scopes(
-        self, net: NetProtocol, runs: str, own_locations: Mapping[str, SourceLocation], name: str
+        self, net: NetProtocol, runs: str, own_locations: Mapping[str, SourceLocation], name: str, *, cgi: bool
     ) -> None:
         what = f"{runs}=" if runs in HANDLERS else runs or name
         for option, location in own_locations.items():
-            if not TABLE[option].applies_to(net, runs, self._builtins):
+            if not TABLE[option].applies_to(net, runs, self._builtins, cgi=cgi):
                 self._problem(
                     location, f"{option} is for {TABLE[option].scope_text(self._builtins)}, not for {what} over {net}"
                 )

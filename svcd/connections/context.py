@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from svcd.access.rules import AccessRules
     from svcd.config.service import Service
     from svcd.connections.descriptor_budget import DescriptorBudget
-    from svcd.interfaces import FdReactor, FileReader, HostNameResolver
+    from svcd.interfaces import DuplexReactor, FileReader, HostNameResolver
     from svcd.log.writer import LogWriter
 
 __all__ = ["ConnectionContext"]
@@ -48,7 +48,7 @@ class ConnectionContext:
         hosts: looks up the addresses of host names in the rules of datagram services.
     """
 
-    reactor: FdReactor
+    reactor: DuplexReactor
     log_writer: LogWriter
     files: FileReader
     resolver: HostNameResolver

@@ -11,7 +11,7 @@ from svcd.log.events import ACCEPT, END, FAIL
 from svcd.net.peer_credentials import unix_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from twisted.internet.interfaces import IDelayedCall
 
@@ -92,6 +92,7 @@ class ConnectionTracker(Generic[ConnectionT]):
         connections: the open connections by id.
         pending: the connections that are not admitted yet, in the order of accept.
         timeout_sweeper: closes connections after their timeouts; None without timeouts.
+        programs: processes that may outlive their connections; the tracker is not empty while there is one.
         unlogged: the number of open connections whose accept line is not written yet.
         reactor, log_writer, resolver, connection_ids, clock: as in the context.
         budget: the service's share of the descriptors.
@@ -114,6 +115,7 @@ class ConnectionTracker(Generic[ConnectionT]):
         self.counters = service_admission.counters
         self.connections: dict[int, ConnectionT] = {}
         self.pending: dict[UnadmittedConnection, None] = {}
+        self.programs: Collection[object] = ()
         self.unlogged = 0
         self.timeout_sweeper: TimeoutSweeper | None = None
         self._call_later: Callable[[float, Callable[[], None]], object] | None = None
@@ -240,15 +242,15 @@ class ConnectionTracker(Generic[ConnectionT]):
         return [*self.pending, *self.connections.values()]
 
     def when_empty(self) -> Deferred[None]:
-        """Return a Deferred that fires when there is no connection, at once if there is none."""
+        """Return a Deferred that fires when there is no connection and no program, at once if there is none."""
         waiting: Deferred[None] = Deferred()
         self._waiting.append(waiting)
         self.notify_if_empty()
         return waiting
 
     def notify_if_empty(self) -> None:
-        """Fire the Deferreds of when_empty() if there is no connection; call it after each end of a connection."""
-        if self._waiting and not (self.connections or self.pending):
+        """Fire the Deferreds of when_empty() if there is no connection; call it after each end of one or a program."""
+        if self._waiting and not (self.connections or self.pending or self.programs):
             waiting, self._waiting = self._waiting, []
             for each in waiting:
                 each.callback(None)

@@ -65,8 +65,17 @@ class CgiRunner:
         """Return 0: all programs are processes."""
         return 0.0
 
-    def start(self, _connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
-        """Start the program of a request; arguments and result as in ProgramRunner.start().
+    def start(self, _connection_id: int, environment: bytes, fds: tuple[int, ...], stderr: int) -> int:
+        """Start the program of a request.
+
+        Args:
+            _connection_id: not used.
+            environment: the variables of the request.
+            fds: the pipe of the output, and that of the input if there is one.
+            stderr: the descriptor that becomes standard error.
+
+        Returns:
+            The pid of the process.
 
         Raises:
             OSError: the process could not be started; ENOENT, ENOTDIR, ELOOP or ENAMETOOLONG: there is no such program;
@@ -86,7 +95,7 @@ class CgiRunner:
             if b"DOCUMENT_ROOT" in values:
                 values[b"PATH_TRANSLATED"] = values[b"DOCUMENT_ROOT"] + rest
         self.nph = segments[count - 1].startswith(_NPH)
-        return self._starter.start((command, (command,)), values, fd, stderr)
+        return self._starter.start((command, (command,)), values, (fds[1] if len(fds) > 1 else 0, fds[0], stderr))
 
     def _enter(self, segments: list[bytes]) -> int:
         """Find the program of a path, and make its directory the working directory.

@@ -9,7 +9,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from svcd.process.messages import FD_STRUCT, Connection, Signal, pack
+from svcd.process.messages import Connection, Signal, pack, pack_fds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,15 +34,15 @@ class _QueuedConnection:
 
     Attributes:
         packet: the message to the launcher.
-        fd: open until the launcher reports the start: if the launcher is lost, the next one gets the descriptor.
+        fds: open until the launcher reports the start: if the launcher is lost, the next one gets the descriptors.
         tries: the number of launchers that it was sent to.
     """
 
-    __slots__ = ("fd", "packet", "tries")
+    __slots__ = ("fds", "packet", "tries")
 
-    def __init__(self, packet: bytes, fd: int) -> None:
+    def __init__(self, packet: bytes, fds: tuple[int, ...]) -> None:
         self.packet = packet
-        self.fd = fd
+        self.fds = fds
         self.tries = 0
 
 
@@ -71,18 +71,19 @@ class LaunchQueue:
         """Whether no more connections should be added."""
         return len(self._waiting) >= MAX_WAITING
 
-    def add(self, connection_id: int, environment: bytes, fd: int) -> None:
-        """Add a connection. Takes ownership of fd."""
-        waiting = _QueuedConnection(pack(Connection(connection_id, environment)), fd)
+    def add(self, connection_id: int, environment: bytes, fds: tuple[int, ...]) -> None:
+        """Add a connection. Takes ownership of the descriptors."""
+        waiting = _QueuedConnection(pack(Connection(connection_id, environment)), fds)
         self._waiting[connection_id] = self._unsent[connection_id] = waiting
         self._try_send()
 
     def drop(self, connection_id: int) -> bool:
-        """Close the descriptor of a connection; return whether it was still queued."""
+        """Close the descriptors of a connection; return whether it was still queued."""
         waiting = self._waiting.pop(connection_id, None)
         self._unsent.pop(connection_id, None)
         if waiting is not None:
-            os.close(waiting.fd)
+            for fd in waiting.fds:
+                os.close(fd)
         return waiting is not None
 
     def cancel(self, connection_id: int) -> bool:
@@ -173,7 +174,7 @@ class LaunchQueue:
             for connection_id, waiting in list(self._unsent.items()):
                 if protocol.full:
                     break
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FD_STRUCT.pack(waiting.fd))]
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, pack_fds(waiting.fds))]
                 launcher.sendmsg([waiting.packet], rights)
                 protocol.connection_sent(connection_id)
                 waiting.tries += 1

@@ -19,6 +19,7 @@ from svcd.process.connection_copies import ConnectionCopies
 from svcd.process.credentials import apply_credentials, apply_limits, signal_at_parent_end
 from svcd.process.messages import (
     FD_STRUCT,
+    MAX_FDS,
     MAX_PACKET,
     MAX_REASON,
     Changed,
@@ -34,6 +35,7 @@ from svcd.process.messages import (
     Starting,
     pack,
     parse,
+    unpack_fds,
 )
 from svcd.process.module_files import ModuleFiles
 from svcd.process.programs import ProgramRunner
@@ -51,6 +53,10 @@ __all__ = ["Launcher", "serve"]
 
 #: Time that the rest of a process group may run after a signal has ended its leader, in seconds.
 _KILL_DELAY = 2.0
+#: Arguments and result of recvmsg(2), as plain numbers: the operators of IntFlag take longer than the system call.
+_RIGHTS_SPACE = socket.CMSG_SPACE(MAX_FDS * FD_STRUCT.size)
+_RECEIVE_FLAGS = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+_TRUNCATED = int(socket.MSG_CTRUNC)
 #: Number of messages read before exited handlers are reaped.
 _BATCH = 32
 
@@ -59,8 +65,8 @@ class _HandlerRunner(Protocol):
     def idle_since(self) -> float:
         """Return when the last handler that is not a process ended, by time.monotonic(); infinity while one runs."""
 
-    def start(self, connection_id: int, environment: bytes, fd: int, stderr: int, /) -> int:
-        """Start a handler and return its pid."""
+    def start(self, connection_id: int, environment: bytes, fds: tuple[int, ...], stderr: int, /) -> int:
+        """Start a handler and return its pid; the descriptors are those of the Connection message, borrowed."""
 
 
 def _import(spec: LaunchSpec) -> Callable[..., object]:
@@ -226,9 +232,7 @@ class Launcher:
     def _read_orders(self, runner: _HandlerRunner) -> None:
         for _ in range(_BATCH):
             try:
-                packet, rights, _, _ = self._control.recvmsg(
-                    MAX_PACKET, socket.CMSG_SPACE(FD_STRUCT.size), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-                )
+                packet, rights, flags, _ = self._control.recvmsg(MAX_PACKET, _RIGHTS_SPACE, _RECEIVE_FLAGS)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -238,14 +242,19 @@ class Launcher:
                 self._poll.unregister(self._control)
                 return
             self._idle_reported = False
-            self._handle_order(runner, parse(packet), rights)
+            fds = unpack_fds(rights) if rights else ()
+            if flags & _TRUNCATED:
+                # The kernel drops descriptors beyond this process's limit.
+                while fds:
+                    os.close(fds[0])
+                    fds = fds[1:]
+            self._handle_order(runner, parse(packet), fds)
 
-    def _handle_order(self, runner: _HandlerRunner, order: Message, rights: list[tuple[int, int, bytes]]) -> None:
+    def _handle_order(self, runner: _HandlerRunner, order: Message, fds: tuple[int, ...]) -> None:
         if isinstance(order, Connection):
-            if rights:
-                self._start(runner, order, *FD_STRUCT.unpack(rights[0][2]))
+            if fds:
+                self._start(runner, order, fds)
             else:
-                # The kernel drops a descriptor beyond this process's limit.
                 self._send(Failed(order.connection_id, errno.EMFILE))
         elif isinstance(order, Signal) and isinstance(runner, ThreadRunner):
             if order.signal == SIGKILL:
@@ -261,17 +270,17 @@ class Launcher:
             if changed:
                 self._send(Changed(changed.encode()[:MAX_REASON]))
 
-    def _start(self, runner: _HandlerRunner, order: Connection, fd: int) -> None:
+    def _start(self, runner: _HandlerRunner, order: Connection, fds: tuple[int, ...]) -> None:
         if self._announces:
             # If this launcher is killed in between, the next launcher must not start a second handler.
             self._queue(Starting(order.connection_id))
             self.writer.flush()
-        stderr, tracker = fd, 0
+        stderr, tracker = fds[0], 0
         try:
             if self._log_stderr and not self._threads:
                 reading, stderr = os.pipe2(os.O_CLOEXEC)
                 self._add_pipe(reading, order.connection_id)
-            pid = runner.start(order.connection_id, order.environment, fd, stderr)
+            pid = runner.start(order.connection_id, order.environment, fds, stderr)
         except OSError as error:
             self._send(Failed(order.connection_id, error.errno or errno.EIO))
         else:
@@ -281,11 +290,12 @@ class Launcher:
                 tracker = pid if self._hold else 0
                 self._queue(Started(order.connection_id, pid, isinstance(runner, CgiRunner) and runner.nph))
         finally:
-            if stderr != fd:
+            if stderr != fds[0]:
                 os.close(stderr)
             if tracker:
-                self._copies.keep(order.connection_id, tracker, fd, reported=self.close_reports is not None)
-            else:
+                self._copies.keep(order.connection_id, tracker, fds[0], reported=self.close_reports is not None)
+                fds = fds[1:]
+            for fd in fds:
                 os.close(fd)
 
     def _signal(self, order: Signal) -> None:

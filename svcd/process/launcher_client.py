@@ -151,9 +151,9 @@ class LauncherClient:
         """Whether no more connections may be started now."""
         return self._queue.full
 
-    def start(self, connection_id: int, environment: bytes, fd: int) -> None:
-        """Start a process for a connection. Takes ownership of fd."""
-        self._queue.add(connection_id, environment, fd)
+    def start(self, connection_id: int, environment: bytes, *fds: int) -> None:
+        """Start a process for a connection. Takes ownership of the descriptors, at most MAX_FDS."""
+        self._queue.add(connection_id, environment, fds)
         self.ensure_launcher()
 
     def drop(self, connection_id: int) -> bool:

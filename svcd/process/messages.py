@@ -1,7 +1,7 @@
 """Messages between the daemon, the zygote and the launchers: packets of SOCK_SEQPACKET pairs.
 
-The daemon does not trust the messages: a launcher has the rights of its handlers. A packet carries at most one
-descriptor (SCM_RIGHTS, unix(7)).
+The daemon does not trust the messages: a launcher has the rights of its handlers. The packet of a Connection carries
+its descriptors, that of a LauncherStarted message one (SCM_RIGHTS, unix(7)).
 
 Imports little, for bare interpreters.
 """
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from svcd.process.stderr import OutputLimit
 
 __all__ = [
     "FD_STRUCT",
     "MAX_ENVIRONMENT",
+    "MAX_FDS",
     "MAX_PACKET",
     "MAX_REASON",
     "Changed",
@@ -43,8 +44,10 @@ __all__ = [
     "Starting",
     "StderrLine",
     "pack",
+    "pack_fds",
     "parse",
     "parse_all",
+    "unpack_fds",
 ]
 
 #: The longest packet, in bytes.
@@ -53,8 +56,9 @@ MAX_PACKET = 65_536
 MAX_ENVIRONMENT = MAX_PACKET - 16
 #: The longest text of a Ready or a Changed message, in bytes.
 MAX_REASON = 4096
-#: How a descriptor is packed for SCM_RIGHTS.
+#: How a descriptor is packed for SCM_RIGHTS, and the most descriptors of a Connection message.
 FD_STRUCT = struct.Struct("i")
+MAX_FDS = 2
 #: Total length of queued messages from which they are sent at once, in bytes.
 _MAX_QUEUED = 4096
 #: Interval at which the number of dropped lines is sent, in seconds.
@@ -62,7 +66,10 @@ _DROPPED_INTERVAL = 1.0
 
 
 class Connection(NamedTuple):
-    """To a launcher, with a descriptor: serve this connection.
+    """To a launcher, with the descriptor of a connection: serve it.
+
+    For a CGI program the descriptor is the pipe of its output. A second one is the pipe of its input; without it the
+    input is empty.
 
     Attributes:
         connection_id: the id of the connection, unique since the start of the daemon.
@@ -288,6 +295,16 @@ def parse_all(packet: bytes) -> list[Message]:
             break
         messages.append(kind(*numbers))
     return messages
+
+
+def pack_fds(fds: tuple[int, ...]) -> bytes:
+    """Return descriptors as the data of SCM_RIGHTS."""
+    return b"".join(map(FD_STRUCT.pack, fds))
+
+
+def unpack_fds(rights: Iterable[tuple[int, int, bytes]]) -> tuple[int, ...]:
+    """Return the descriptors of a packet from its ancillary data."""
+    return tuple(fd for _, _, data in rights for (fd,) in FD_STRUCT.iter_unpack(data[: len(data) // 4 * 4]))
 
 
 class MessageWriter:

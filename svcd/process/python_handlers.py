@@ -127,7 +127,7 @@ class ForkRunner:
         """Return 0: all handlers are processes."""
         return 0.0
 
-    def start(self, connection_id: int, environment: bytes, fd: int, stderr: int) -> int:
+    def start(self, connection_id: int, environment: bytes, fds: tuple[int, ...], stderr: int) -> int:
         """Fork a child; arguments and result as in ProgramRunner.start().
 
         Raises:
@@ -137,7 +137,7 @@ class ForkRunner:
         values = _decode(environment)
         pid = os.fork()
         if not pid:
-            self._run(connection_id, values, fd, stderr)
+            self._run(connection_id, values, fds[0], stderr)
         return pid
 
     def _run(self, connection_id: int, values: dict[str, str], fd: int, stderr: int) -> NoReturn:
@@ -207,7 +207,7 @@ class ThreadRunner:
         """Return the time at which the last handler ended; infinity while a handler runs that was not abandoned."""
         return math.inf if self._open or self._ending else self._last_end
 
-    def start(self, connection_id: int, environment: bytes, fd: int, _stderr: int) -> int:
+    def start(self, connection_id: int, environment: bytes, fds: tuple[int, ...], _stderr: int) -> int:
         """Start a thread.
 
         Raises:
@@ -217,7 +217,7 @@ class ThreadRunner:
         import threading
 
         # A copy: the caller closes its own descriptor.
-        sock = self._socket(connection_id, os.dup(fd))
+        sock = self._socket(connection_id, os.dup(fds[0]))
         thread = threading.Thread(
             target=self._run, args=(connection_id, _decode(environment), sock), name=f"connection {connection_id}"
         )

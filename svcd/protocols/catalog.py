@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from svcd.log.writer import LogWriter
     from svcd.metrics.snapshot import MetricsSource
     from svcd.protocols.http.access_log import AccessLog
+    from svcd.protocols.http.cgi import CgiHandler
+    from svcd.protocols.http.cgi_script import ScriptLauncher
     from svcd.protocols.http.context import HttpSettings
     from svcd.protocols.http.response import Handler, StreamHandler
 
@@ -46,6 +48,7 @@ class ServiceDependencies:
         log_writer: the writer of the log of the daemon.
         open_log: returns the writer of a log file; raises OSError.
         service_id: the id of the service.
+        programs: starts the CGI programs of the service; None if it has none.
     """
 
     clock: IReactorTime
@@ -57,6 +60,7 @@ class ServiceDependencies:
     log_writer: LogWriter
     open_log: Callable[[str], LogWriter]
     service_id: str = ""
+    programs: ScriptLauncher | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,28 +179,51 @@ def _time_datagrams(_options: ServiceOptions, _deps: ServiceDependencies) -> Dat
 def _http(options: ServiceOptions, deps: ServiceDependencies) -> Factory:
     from svcd.protocols.http.server import HttpFactory
 
-    if options.root:
-        from svcd.protocols.http.static_files import FileSettings, StaticFiles
-
-        settings = FileSettings(
-            index=options.index,
-            symlinks=options.symlinks,
-            listing=options.listing,
-            cache_control=options.cache_control,
-            types=_media_types(options, deps),
-        )
-        handler = _redirected(StaticFiles(options.root, settings, deps.clock), options)
-        return HttpFactory(handler, deps.clock, _http_settings(options, deps), descriptors=deps.descriptors)
-    from svcd.protocols.http.greeting import GreetingPage
-
-    return HttpFactory(_redirected(GreetingPage(deps.resolver), options), deps.clock, _http_settings(options, deps))
+    files = _files(options, deps)
+    handler: Handler | StreamHandler = files
+    if deps.programs is not None:
+        handler = _programs(options, deps, files, deps.programs)
+    # The page that greets needs no descriptors.
+    descriptors = deps.descriptors if options.root or options.cgi else None
+    settings = _http_settings(options, deps)
+    return HttpFactory(_redirected(handler, options), deps.clock, settings, descriptors=descriptors)
 
 
-def _redirected(handler: Handler, options: ServiceOptions) -> Handler | StreamHandler:
+def _redirected(handler: Handler | StreamHandler, options: ServiceOptions) -> Handler | StreamHandler:
     """Return the handler of a service, or its redirect to HTTPS."""
     from svcd.protocols.http.https_redirect import HttpsRedirect
 
     return HttpsRedirect(handler) if options.https_redirect else handler
+
+
+def _files(options: ServiceOptions, deps: ServiceDependencies) -> Handler:
+    """Return the handler of the files of a service; without root= that of the page that greets the client."""
+    if not options.root:
+        from svcd.protocols.http.greeting import GreetingPage
+
+        return GreetingPage(deps.resolver)
+    from svcd.protocols.http.static_files import FileSettings, StaticFiles
+
+    settings = FileSettings(
+        index=options.index,
+        symlinks=options.symlinks,
+        listing=options.listing,
+        cache_control=options.cache_control,
+        types=_media_types(options, deps),
+    )
+    return StaticFiles(options.root, settings, deps.clock)
+
+
+def _programs(
+    options: ServiceOptions, deps: ServiceDependencies, others: Handler, programs: ScriptLauncher
+) -> CgiHandler:
+    """Return the handler of CGI programs, which passes requests for other paths on."""
+    from svcd.protocols.http.cgi import CgiHandler, CgiSettings
+
+    instances = None if options.cgi_instances == UNLIMITED else options.cgi_instances
+    resolver = deps.resolver if options.resolve else None
+    settings = CgiSettings(options.cgi_path, options.cgi_timeout, instances, options.root, resolver)
+    return CgiHandler(settings, others, programs)
 
 
 def _media_types(options: ServiceOptions, deps: ServiceDependencies) -> Mapping[str, str] | None:

@@ -38,10 +38,11 @@ def attempt(running: RunningService, call: Callable[[], object]) -> None:
 
 
 def abort_all(running: RunningService) -> None:
-    """Abort every connection of a service."""
+    """Abort every connection of a service, and end its CGI programs."""
     if running.tracker is not None:
         for session in running.tracker.all_connections():
             attempt(running, partial(session.abort, "shutdown"))
+        attempt(running, running.abort_programs)
 
 
 def drain(running: RunningService, reactor: FdReactor) -> Deferred[None]:

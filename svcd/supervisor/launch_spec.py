@@ -37,7 +37,9 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
     # With TLS the daemon holds the connection and counts the bytes itself; for UNIX sockets the kernel counts none.
     uncounted = options.wait or service.tls or service.net.local
     holds = "TRAFFIC" in service.logged and service.runs in ("server", "python") and not uncounted
-    keeps = service.runs == "python" or options.stderr == "log" or holds
+    # Standard error of a CGI program has no other place to go.
+    logs_stderr = options.stderr == "log" or bool(options.cgi)
+    keeps = service.runs == "python" or logs_stderr or holds
     environment = service_environment(service.name, user, options.env, options.passenv, os.environ)
     if options.listen_fds:
         # A connection is named as systemd names it with Accept=yes (systemd.socket(5), FileDescriptorName=).
@@ -51,7 +53,7 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
         handler=options.python,
         path=(*options.python_path, *sys.path) if options.python else (),
         threads=options.model == "thread",
-        log_stderr=options.stderr == "log",
+        log_stderr=logs_stderr,
         listen_fds=options.listen_fds,
         hold=holds,
         own_path=options.python_path,
@@ -59,6 +61,8 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
         stderr_bytes=0 if options.stderr_rate is None else options.stderr_rate.size,
         idle=options.launcher_idle or 0.0,
         start_timeout=options.start_timeout,
+        cgi=options.cgi,
+        symlinks=bool(options.cgi) and options.symlinks,
     )
 
 

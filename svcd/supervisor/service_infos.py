@@ -62,7 +62,7 @@ def _about(service: Service, tls: ServerTls | None) -> ServiceInfo:
         id=service.id,
         runs=service.handler_text,
         stream=stream,
-        spawned=service.spawned,
+        spawned=service.launches,
         # Connections that are not logged are not listed on the status page either.
         listed=bool(service.logged),
         description=service.options.description,

@@ -31,6 +31,10 @@ def service_type(service: Service) -> type[RunningService]:
         from svcd.supervisor.datagram_service import DatagramService
 
         return DatagramService
+    if service.launches:
+        from svcd.supervisor.cgi_service import CgiService
+
+        return CgiService
     from svcd.supervisor.stream_service import StreamService
 
     return StreamService

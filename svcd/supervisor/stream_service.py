@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.connections.wrapper import ConnectionWrapper
     from svcd.process.zygote_client import ZygoteClient
+    from svcd.protocols.catalog import ServiceDependencies
     from svcd.sockets.listening import ListeningSocket
     from svcd.supervisor.listener import ServingPort
     from svcd.tls.service_tls import ServiceTls
@@ -69,11 +70,15 @@ class StreamService(TrackedService[TrackingFactory]):
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """Return a new factory of the service; its connections use descriptors of the service's budget share."""
         context = self._context
-        made = stream_factory(service, replace(context.deps, descriptors=context.budget.share(service.id)))
+        made = stream_factory(service, self._dependencies(service))
         reference = service.options.factory
         if reference and reference not in context.modules:
             context.modules[reference] = ModuleFiles(reference)
         return made
+
+    def _dependencies(self, service: Service) -> ServiceDependencies:
+        """Return the objects that the factory of the service may need."""
+        return replace(self._context.deps, descriptors=self._context.budget.share(service.id))
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:  # noqa: ARG002 - as all
         """Return the port of a socket: the reactor's own type if it has one, else StreamPort."""

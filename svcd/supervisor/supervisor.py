@@ -309,7 +309,7 @@ class Supervisor(TwistedService):
 
     def lost_rights(self) -> list[ConfigProblem]:
         """Return the problems of running services that a new daemon, started by this one, could not serve."""
-        spawned = [each.service for each in self.hosted.values() if each.service.spawned]
+        spawned = [each.service for each in self.hosted.values() if each.service.launches]
         if not spawned:
             return []
         # Only spawned services need rights.
@@ -325,7 +325,7 @@ class Supervisor(TwistedService):
         faults = [problem for each in desired.faulty for problem in each.problems]
         known = {each.service.id for each in desired.faulty}
         for service in [*plan.added, *(new for _, new in plan.changed)]:
-            if service.spawned and service.id not in known:
+            if service.launches and service.id not in known:
                 # Only spawned services need rights.
                 from svcd.supervisor.launch_rights import rights_missing
 

@@ -121,6 +121,9 @@ def _cost(service: Service) -> int:
     if service.runs == "redirect":
         # One more for the server; for a name two, as two addresses may be tried at the same time.
         return 3 if _is_named(service) else 2
+    if service.options.cgi:
+        # Two more for a program: its socket has two ends until it has started.
+        return 3
     if service.options.root:
         # One more for a file that is sent.
         return 2
@@ -132,9 +135,10 @@ def standing_descriptors(service: Service) -> int:
     """Return the number of descriptors that a service takes besides those of its listeners and connections."""
     if service.spawned:
         return _LAUNCHER
-    if service.options.listing:
-        # For a directory and its duplicate in os.scandir(): listings are made one after the other.
-        return 2
+    # For the launcher; for a directory and its duplicate in os.scandir(): listings are made one after the other.
+    held = int(service.launches) + 2 * service.options.listing
+    if held:
+        return held
     # One for a lookup: each name is looked up once at a time.
     return int(_is_named(service))
 

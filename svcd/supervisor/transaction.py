@@ -68,7 +68,7 @@ class ReloadTransaction:
         self._running = running
         self._listeners = listeners
         self._socket_pool = socket_pool
-        spawned = any(service.spawned for service in [*plan.added, *(new for _, new in plan.changed)])
+        spawned = any(service.launches for service in [*plan.added, *(new for _, new in plan.changed)])
         self.zygote_client = _zygote_client(context.reactor) if spawned else None
         self.failures: dict[str, list[ConfigProblem | ListenError]] = {}
         self.unopened: dict[str, list[ConfigProblem | ListenError]] = {}
@@ -145,7 +145,7 @@ class ReloadTransaction:
             self._context.store.close_on_exit(opened)
 
     def _check_rights(self, service: Service) -> None:
-        if not service.spawned:
+        if not service.launches:
             return
         # Only spawned services need rights.
         from svcd.supervisor.launch_rights import rights_missing

@@ -44,15 +44,15 @@ def start(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str
         runner = CgiRunner(spec)
         found: dict[str, str] = {}
 
-        def record(command: tuple[bytes, tuple[bytes]], values: dict[bytes, bytes], fd: int, stderr: int) -> int:
+        def record(command: tuple[bytes, tuple[bytes]], values: dict[bytes, bytes], streams: tuple[int, ...]) -> int:
             found.update({os.fsdecode(name): os.fsdecode(value) for name, value in values.items()})
             found["command"], found["folder"] = os.fsdecode(command[0]), str(Path.cwd())
-            assert (command[1], fd, stderr) == ((command[0],), 5, 6)
+            assert (command[1], streams) == ((command[0],), (0, 5, 6))
             return 77
 
         monkeypatch.setattr(runner._starter, "start", record)
         message = b"SCRIPT_NAME=/cgi-bin\0PATH_INFO=" + os.fsencode(path) + environment
-        assert runner.start(1, message, 5, 6) == 77
+        assert runner.start(1, message, (5,), 6) == 77
         found["nph"] = str(runner.nph)
         return found
 

@@ -216,13 +216,14 @@ ROWS = [
                             "a shell, not 'cat'")),
     ("x 7/tcp python=a", "s:1:16: python takes package.module:name, not 'a'"),
     ("x 7/tcp redirect=h", "s:1:18: redirect takes host:port or [address]:port, with a numeric port, not 'h'"),
-    ("echo 7/tcp user=git", "s:1:17: user is for spawned services (server=, python=), not for echo over tcp"),
+    ("echo 7/tcp user=git", ("s:1:17: user is for spawned services (server=, python=) and services with cgi=, not for "
+                             "echo over tcp")),
     ("x 7/tcp redirect=h:7 nice=5",
-     "s:1:27: nice is for spawned services (server=, python=), not for redirect= over tcp"),
+     "s:1:27: nice is for spawned services (server=, python=) and services with cgi=, not for redirect= over tcp"),
     ("x 7/tcp python=a:b wait=yes", "s:1:25: wait is for services with server=, not for python= over tcp"),
     ("echo 7/tcp group=adm",
-     ("s:1:18: group is for spawned services (server=, python=) and UNIX sockets (unix, unixgram), not for echo over "
-      "tcp")),
+     ("s:1:18: group is for spawned services (server=, python=), services with cgi= and UNIX sockets (unix, unixgram), "
+      "not for echo over tcp")),
     ("upper 7/udp", ("s:1:1: upper is not served over udp, only over tcp, tcp4, tcp6, unix; change the protocol, "
                      "or add disable=yes")),
     ("web /run/x/unixgram http", ("s:1:1: http is not served over unixgram, only over tcp, tcp4, tcp6, unix; "
