@@ -238,6 +238,34 @@ def test_the_duration() -> None:
     assert site.results() == [(200, 5, 1.5, "GET")]
 
 
+class _Repeating(_Handler):
+    """Handler that knows its response to each request."""
+
+    def respond_again(self, request: HttpRequest) -> Response:
+        """Return the response."""
+        del request
+        assert isinstance(self.reply, Response)
+        return self.reply
+
+
+def test_a_repeated_request() -> None:
+    """A request whose response is known has a line with its own duration, and counts for keepalive_requests."""
+    lines: list[str] = []
+    log = AccessLog(LogWriter(list_sink(lines), TextFormat(stamped=False)), JsonLineFormat("s"), lambda: NOW)
+    clock = Clock()
+    protocol: Any = HttpFactory(_Repeating(_text()), clock, HttpSettings(requests=3, access_log=log)).buildProtocol(
+        PEER
+    )
+    transport = StreamDouble(protocol)
+    protocol.makeConnection(transport)
+    for _ in range(4):
+        protocol.dataReceived(GET)
+        clock.advance(1)
+    assert [json.loads(line)["seconds"] for line in lines] == [0, 0, 0]
+    assert transport.sent.count(b"Connection: keep-alive") == 2
+    assert transport.sent.count(b"Connection: close") == 1
+
+
 def test_a_client_that_disconnects() -> None:
     """A client that disconnects before the response has a line with 499, one within it with what it was sent."""
     site = _Site(Deferred())

@@ -78,12 +78,7 @@ class HttpProtocol(ResponseSender):
             request = self._known_request(data)
             if request is not None and request.keep_alive:
                 # The same as _pump() does, which has nothing else to do.
-                again = None if self._respond_again is None else self._respond_again(request)
-                if again is None or self.factory.stopped:
-                    self._answer(request)
-                else:
-                    self._request = request
-                    self._send(again)
+                self._answer(request, None if self._respond_again is None else self._respond_again(request))
                 if self._request is None and self._keep_alive and not self._paused:
                     if self.tick == self._connections.tick:
                         self.was_active = True
@@ -395,14 +390,17 @@ class HttpProtocol(ResponseSender):
             self._keep_alive = False
         self._answer(request)
 
-    def _answer(self, request: HttpRequest) -> None:
-        """Call the handler for a request, and send its response."""
+    def _answer(self, request: HttpRequest, known: Response | None = None) -> None:
+        """Send the response to a request: the known one, or that of the handler."""
         self._request = request
         if self._context.access_log is not None:
             self._began = self.clock.seconds()
         self._left -= 1
         if not self._left or (self.factory.stopped and not self._requests):
             self._keep_alive = False
+        if known is not None:
+            self._send(known)
+            return
         try:
             reply = respond_with(self._context.handler, request, self._peer, self.transport)
         except Exception:  # noqa: BLE001 - any error of a handler gets a response
