@@ -418,6 +418,9 @@ class HttpProtocol(ResponseSender):
         def done(found: Response | Upgrade) -> None:
             if self._awaited is reply:
                 self._awaited = None
+                if self._reader.ended and not self._requests:
+                    # By a trailer, which has come after the handler was called.
+                    self._keep_alive = False
                 if isinstance(found, Upgrade):
                     self._switch(found)
                 else:
