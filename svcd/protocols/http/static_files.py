@@ -124,6 +124,10 @@ class StaticFiles:
             HttpError: 404 for a file that does not exist, is hidden or can't be read; 400 for a bad path; 503 if no
                 descriptor is left.
         """
+        if request.memo:
+            known = _known_response(request, self._cache.is_current)
+            if known is not None:
+                return known
         path = request.target.partition(b"?")[0]
         key = path, accepted_codings(request.fields.get(b"accept-encoding", b""))
         cached = self._cache.find(key)
@@ -147,14 +151,7 @@ class StaticFiles:
 
     def respond_again(self, request: HttpRequest) -> Response | None:
         """Return the response that a request had before; see svcd.protocols.http.response.RepeatingHandler."""
-        if not request.memo:
-            return None
-        reference, not_modified = request.memo
-        file = reference()
-        if file is None or not self._cache.was_current(file):
-            return None
-        representation: Representation = file.representation
-        return representation.not_modified if not_modified else representation.whole
+        return _known_response(request, self._cache.was_current) if request.memo else None
 
     def _find(self, request: HttpRequest, segments: Sequence[str], key: CacheKey) -> Response | Deferred[Response]:
         *folders, name = segments
@@ -204,6 +201,16 @@ class StaticFiles:
             fields["Cache-Control"] = self._settings.cache_control
         fields["X-Content-Type-Options"] = "nosniff"
         return Representation(fields, validators, length)
+
+
+def _known_response(request: HttpRequest, is_current: Callable[[CachedFile], bool]) -> Response | None:
+    """Return the response that a request had before; None if its file has changed or is no longer in the cache."""
+    reference, not_modified = request.memo
+    file = reference()
+    if file is None or not is_current(file):
+        return None
+    representation: Representation = file.representation
+    return representation.not_modified if not_modified else representation.whole
 
 
 def _validators(status: os.stat_result, now: int, *, is_torn: bool = False) -> Validators:
