@@ -105,12 +105,14 @@ def _sorted(problems: Sequence[ConfigProblem]) -> list[ConfigProblem]:
     return sorted(problems, key=lambda each: (file_order[each.location.file], each))
 
 
+def _handler_of(service: Service) -> str:
+    websocket = "" if service.options.websocket is None else " over WebSocket"
+    return f"{service.handler_text}{websocket}{' over TLS' if service.tls else ''}"
+
+
 def listing(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     """Yield a line for each listener, in columns: the service, the address, the handler."""
-    rows = [
-        (each.service.id, each.address, each.service.handler_text + (" over TLS" if each.service.tls else ""))
-        for each in endpoints
-    ]
+    rows = [(each.service.id, each.address, _handler_of(each.service)) for each in endpoints]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(2)]
     for row in rows:
         yield f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}"

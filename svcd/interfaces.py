@@ -112,6 +112,10 @@ class HostInfo(Protocol):
         """Return whether the time zone database has a zone."""
         ...
 
+    def has_module(self, name: str) -> bool:
+        """Return whether a Python module of an optional package is installed."""
+        ...
+
     def has_mptcp(self) -> bool:
         """Return whether the kernel supports Multipath TCP."""
         ...

@@ -170,6 +170,7 @@ class FakeMachine:
         reasons: why a path (with its root in front) or a Python reference cannot be used.
         imported: for each call of cannot_import(), the Python handlers.
         mptcp: whether the kernel has Multipath TCP.
+        modules: the optional Python modules that are installed.
         handlers: the user that runs handlers without user=; empty for none that matters.
     """
 
@@ -182,6 +183,7 @@ class FakeMachine:
     reasons: Mapping[str, str] = field(default_factory=dict)
     imported: list[list[str]] = field(default_factory=list)
     mptcp: bool = True
+    modules: frozenset[str] = frozenset({"wsproto"})
     handlers: str = ""
 
     def has_user(self, name: str) -> bool:
@@ -199,6 +201,10 @@ class FakeMachine:
     def has_zone(self, name: str) -> bool:
         """Return whether the time zone is in `zones`."""
         return name in self.zones
+
+    def has_module(self, name: str) -> bool:
+        """Return whether the module is in `modules`."""
+        return name in self.modules
 
     def has_mptcp(self) -> bool:
         """Return `mptcp`."""

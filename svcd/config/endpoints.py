@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from svcd.addresses import address_text
 from svcd.config.checks import access_problems, datagram_problems, handler_problems, timeout_problems, tls_problems
+from svcd.config.websocket_checks import websocket_problems
 from svcd.model import ConfigProblem, SocketType, SourceLocation, ip_literal
 from svcd.wire.fortune import read_quotes
 from svcd.wire.media_types import MediaTypesError, parse_media_types
@@ -146,6 +147,7 @@ def check(config: Config, files: FileReader, machine: HostInfo) -> tuple[list[En
         problems += timeout_problems(service)
         problems += datagram_problems(service)
         problems += tls_problems(service, files, machine.now())
+        problems += websocket_problems(service, machine)
     problems += handlers
     problems += _collisions(endpoints)
     problems += _redirect_loops(endpoints)

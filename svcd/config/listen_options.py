@@ -182,8 +182,9 @@ class TimeoutOptions:
         example="echo 7/tcp session_timeout=1h",
     )  # fmt: skip
     request_timeout: float | None = option(
-        or_none(TIMEOUT), 30.0, "timeouts", "http server",
-        "Maximum time to receive a complete request. For a request body, each 500 bytes received add one second.",
+        or_none(TIMEOUT), 30.0, "timeouts", "request",
+        "Maximum time to receive a complete request. For a request body, each 500 bytes received add one second. With "
+        "websocket= it is the time for the handshake.",
         example="http 80/tcp request_timeout=10s",
     )  # fmt: skip
     keepalive_timeout: float | None = option(

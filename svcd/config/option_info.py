@@ -28,6 +28,8 @@ SPAWNED = ("server", "python")
 #: the built-in.
 CGI = "cgi"
 _LAUNCHED = (*SPAWNED, CGI)
+#: The options whose handlers can be put behind WebSocket.
+_BEHIND_WEBSOCKET = (*SPAWNED, "redirect")
 
 #: The groups of the table, in the order of the manual.
 GROUPS = {
@@ -39,6 +41,7 @@ GROUPS = {
     "handler": "Handlers",
     "process": "Processes of spawned services and CGI programs",
     "tls": "TLS",
+    "websocket": "WebSocket",
     "log": "Banners and logging",
     "daytime": "daytime services",
     "qotd": "qotd services",
@@ -50,6 +53,11 @@ GROUPS = {
 def _is_counted(net: NetProtocol, runs: str) -> bool:
     """Return whether the daemon can count the bytes of a connection; of other processes the kernel counts TCP alone."""
     return net.shape is SocketType.STREAM and not (net.local and runs in SPAWNED)
+
+
+def _takes_websocket(net: NetProtocol, runs: str) -> bool:
+    """Return whether a service can have websocket=."""
+    return net.shape is SocketType.STREAM and runs in _BEHIND_WEBSOCKET
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,15 @@ SCOPES: Mapping[str, Scope] = {
     "http server": Scope(
         "{} services",
         lambda _net, _runs, builtin: HTTP_ALPN in builtin.alpn,
+        lambda builtin: HTTP_ALPN in builtin.alpn,
+    ),
+    "websocket": Scope(
+        "stream services (tcp, unix) with server=, python= or redirect=",
+        lambda net, runs, _builtin: _takes_websocket(net, runs),
+    ),
+    "request": Scope(
+        "{} services, and services with websocket=",
+        lambda net, runs, builtin: HTTP_ALPN in builtin.alpn or _takes_websocket(net, runs),
         lambda builtin: HTTP_ALPN in builtin.alpn,
     ),
     **{handler: _handler_scope(handler) for handler in (*HANDLERS, CGI)},

@@ -17,6 +17,7 @@ from svcd.config.option_info import GROUPS, OptionInfo, option
 from svcd.config.process_options import HandlerOptions
 from svcd.config.tls_options import TlsOptions
 from svcd.config.value_types import ID, PATH, TEXT, YES_NO, choice, choices
+from svcd.config.websocket_options import WebSocketOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +27,14 @@ __all__ = ["TABLE", "ServiceOptions"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceOptions(
-    SocketOptions, AccessOptions, HandlerOptions, TimeoutOptions, DatagramOptions, TlsOptions, HttpOptions
+    SocketOptions,
+    AccessOptions,
+    HandlerOptions,
+    TimeoutOptions,
+    DatagramOptions,
+    TlsOptions,
+    HttpOptions,
+    WebSocketOptions,
 ):
     """The values of all options of one service."""
 

@@ -91,6 +91,11 @@ class Service:
         return self.options.tls_cert is not None or self.options.tls_sni is not None
 
     @property
+    def piped(self) -> bool:
+        """Whether the daemon keeps the connections of clients and its processes get pairs of sockets."""
+        return self.spawned and (self.tls or self.options.websocket is not None)
+
+    @property
     def handler_text(self) -> str:
         """The handler as text: the path of the program, module:name, host:port, or the name of the built-in."""
         if self.runs == "server":

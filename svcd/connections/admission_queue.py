@@ -42,6 +42,7 @@ class ServiceAdmission:
         admission: applies the access rules and limits.
         counters: counts the connections and refusals of the service.
         accept_banner: sent to admitted clients first; empty for none.
+        first_output: the same for clients of WebSocket, which get it after the handshake, as output of the handler.
         refusals: reports refusals and closes refused connections.
 
     Raises:
@@ -73,9 +74,11 @@ class ServiceAdmission:
 
     def _apply(self, service: Service, banners: Mapping[str, bytes]) -> None:
         banner = banners.get("banner", b"")
-        self.accept_banner = banner + banners.get("banner_success", b"")
+        welcome, refusal = banner + banners.get("banner_success", b""), banner + banners.get("banner_fail", b"")
+        speaks_websocket = service.options.websocket is not None
+        self.accept_banner, self.first_output = (b"", welcome) if speaks_websocket else (welcome, b"")
         # A refused TLS client gets no handshake, and without one it can't read a banner.
-        self.refusals.banner = b"" if service.tls else banner + banners.get("banner_fail", b"")
+        self.refusals.set_banner(b"" if service.tls else refusal, http=speaks_websocket and not service.tls)
         self._queues = service.options.on_limit == "queue"
         self._service = service
         self.make_line()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from svcd.access.refusal_log import RefusalAggregator
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RefusalReporter"]
 
+#: Reasons of refusals that do not end soon: HTTP has 403 for them, and 503 for others.
+_FORBIDDEN = (RefusalReason.ADDRESS, RefusalReason.NAME, RefusalReason.SERVICE)
+
 
 class RefusalReporter:
     """The refusals of one service: their counts, their log lines and the banner for refused clients.
@@ -29,13 +33,13 @@ class RefusalReporter:
 
     Attributes:
         counts: the refusals so far, by reason.
-        banner: sent to refused clients; empty for none.
         lingering_closer: closes the connections of refused clients.
     """
 
     def __init__(self, context: ConnectionContext, counters: ServiceCounters) -> None:
         self.lingering_closer = context.lingering_closer
-        self.banner = b""
+        self._banner = b""
+        self._http = False
         self._reactor = context.reactor
         self._log_writer = context.log_writer
         self._aggregator = RefusalAggregator(counters.refused)
@@ -48,6 +52,27 @@ class RefusalReporter:
         logged = service.options.log_on_failure
         variables = ("reason", "count", "rule", *(["peer"] if "HOST" in logged else []))
         self._line = self._log_writer.template(REFUSE, {"service": service.id}, variables) if logged else ""
+
+    def set_banner(self, banner: bytes, *, http: bool) -> None:
+        """Set what is sent to refused clients.
+
+        Args:
+            banner: the text; empty for none.
+            http: whether to send it as the content of an HTTP response, which WebSocket clients expect.
+        """
+        self._banner = banner
+        self._http = http
+
+    def answer(self, refusal: Refusal) -> bytes:
+        """Return what is sent to a refused client; empty for nothing."""
+        if not self._http:
+            return self._banner
+        # Imported late: few services have WebSocket.
+        from svcd.wire.websocket_handshake import http_response
+
+        forbidden = refusal.reason in _FORBIDDEN
+        status = HTTPStatus.FORBIDDEN if forbidden else HTTPStatus.SERVICE_UNAVAILABLE
+        return http_response(status, self._banner)
 
     def report(self, refusal: Refusal, peer: str) -> None:
         """Count a refusal, and log it now or within a second.
@@ -74,7 +99,7 @@ class RefusalReporter:
             peer: the client's address as text, not quoted.
         """
         self.report(refusal, peer)
-        self.lingering_closer.close(fd, self.banner)
+        self.lingering_closer.close(fd, self.answer(refusal))
 
     def flush(self) -> None:
         """Write the lines of refusals that are not logged yet, at the end of the service."""

@@ -1,7 +1,7 @@
 """SpawnedTracker: the connections of a service that are handled by processes of their own.
 
-The daemon hands the socket of such a connection over to its process and keeps a small record. With TLS it keeps the
-connection of the client as well (svcd.tls.termination).
+The daemon hands the socket of such a connection over to its process and keeps a small record. With TLS or WebSocket it
+keeps the connection of the client as well (svcd.protocols.handler_pipe).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from svcd.addresses import unmapped
 from svcd.connections.launcher_reports import LauncherReports
 from svcd.connections.lingering_close import send_banner
 from svcd.connections.spawned_connection import SpawnedConnection, SpawnedOwner, SpawnedState
-from svcd.connections.spawned_tls import SpawnedTls
+from svcd.connections.spawned_handshakes import SpawnedHandshakes
 from svcd.log.events import NO_SOCK_DIAG, log_event
 from svcd.net.sock_diag import SocketView
 from svcd.process.environment import ConnectionAddresses
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from svcd.config.service import Service
     from svcd.connections.admission_queue import ServiceAdmission
     from svcd.connections.context import ConnectionContext
+    from svcd.connections.service_websocket import ServiceWebSocket
     from svcd.process.launcher_client import LauncherClient
     from svcd.process.messages import Ended, Started
     from svcd.tls.service_tls import ServiceTls
@@ -46,6 +47,7 @@ class SpawnedTracker(LauncherReports, SpawnedOwner):
         service, context, service_admission: as in ConnectionTracker.
         make_launcher_client: creates the client of the service's launcher, which reports to this tracker.
         tls: the TLS configuration of the service; None without TLS.
+        websocket: the options of WebSocket of the service; None without WebSocket.
     """
 
     _log = Logger()
@@ -57,19 +59,14 @@ class SpawnedTracker(LauncherReports, SpawnedOwner):
         service_admission: ServiceAdmission,
         make_launcher_client: Callable[[SpawnedTracker], LauncherClient],
         tls: ServiceTls | None = None,
+        websocket: ServiceWebSocket | None = None,
     ) -> None:
         super().__init__(service, context, service_admission)
-        self._service_tls = tls
-        self._tls = None if tls is None else SpawnedTls(self, tls, adopter(self.reactor))
+        self._handshakes = SpawnedHandshakes(self, tls, websocket, adopter(self.reactor))
         self.quoted_word = lru_cache(maxsize=None)(self.quoted)
         self.launcher_client = make_launcher_client(self)
         self.view = SocketView(lambda why: log_event(self._log, NO_SOCK_DIAG, service=service.id, reason=why))
         self._resume_callbacks: list[Callable[[], None]] = []
-
-    @property
-    def _uses_tls(self) -> bool:
-        """Whether new connections use TLS."""
-        return self._service_tls is not None and self._service_tls.handshakes is not None
 
     def retune(self, service: Service) -> None:
         """Apply new options."""
@@ -123,7 +120,7 @@ class SpawnedTracker(LauncherReports, SpawnedOwner):
             addresses.socket_local
             and self.timeout_sweeper is not None
             and self.timeout_sweeper.times.needs_traffic
-            and not self._uses_tls
+            and not self._handshakes.required
         ):
             connection.diag_key = self.view.trace(fd, family, addresses.socket_local, addresses.socket_remote)
         if self.resolves or slot.needs_host_name:
@@ -211,10 +208,10 @@ class SpawnedTracker(LauncherReports, SpawnedOwner):
         remote_host: str | None = None,
         local_host: str | None = None,
     ) -> None:
-        """Start the process of an admitted connection, after the TLS handshake if the service has TLS."""
+        """Start the process of an admitted connection, after the handshakes that the service has."""
         environment = addresses.environment(len(self.connections), remote_host, local_host)
-        if self._tls is not None and self._uses_tls:
-            self._tls.begin(connection, fd, addresses, environment)
+        if self._handshakes.required:
+            self._handshakes.begin(connection, fd, addresses, environment)
             return
         if self.service_admission.accept_banner:
             send_banner(fd, self.service_admission.accept_banner)

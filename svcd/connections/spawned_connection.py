@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from svcd.net.sock_diag import SocketView
     from svcd.process.launcher_client import LauncherClient
     from svcd.process.messages import Ended
-    from svcd.tls.termination import TlsTerminator
+    from svcd.protocols.handler_pipe import PipedConnection
 
 __all__ = [
     "KILL_SECONDS",
@@ -60,7 +60,7 @@ class SpawnedState(Enum):
 
     #: Admitted, or waiting for its host name; host names are looked up if needed.
     ACCEPTED = "accepted"
-    #: The daemon does the TLS handshake.
+    #: The daemon does the handshakes of TLS and WebSocket.
     HANDSHAKE = "handshake"
     #: Handed over to the launcher.
     STARTING = "starting"
@@ -70,7 +70,7 @@ class SpawnedState(Enum):
     TERMINATING = "terminating"
     #: The process group got SIGKILL.
     KILLING = "killing"
-    #: There is no process any more, or there will be none; the remaining output is sent to the TLS client.
+    #: There is no process any more, or there will be none; the remaining output is sent to the client.
     CLOSING = "closing"
     #: No longer tracked; the end line is written.
     CLOSED = "closed"
@@ -135,7 +135,7 @@ class SpawnedConnection:
     process_ended, process_lost or start_failed ends the process. abort() before RUNNING has the effect of start_failed,
     unless the connection was sent to the launcher: then abort() waits for the report about its process, as long as for
     a process between SIGTERM and SIGKILL. Each of these leads from any state to CLOSING if the daemon still has the
-    connection of the TLS client, else to CLOSED. client_closed leads from CLOSING and HANDSHAKE to CLOSED; in the other
+    connection of the client, else to CLOSED. client_closed leads from CLOSING and HANDSHAKE to CLOSED; in the other
     states the connection stays open until its process ends. reject() leads from ACCEPTED to CLOSED without a log line.
 
     Each connection becomes CLOSED once; this state is final. The service's share of descriptors counts the connection
@@ -157,7 +157,7 @@ class SpawnedConnection:
         launcher_client: controls the process; None before STARTING.
         on_closed: called when the connection is CLOSED.
         diag_key: identifies the socket for SocketView; empty if byte counts are not read from the kernel.
-        terminator: the TLS connection of the client; None without TLS.
+        terminator: the connection of the client, which the daemon keeps with TLS or WebSocket; None without them.
         tls_fields: TLS version and subject of the client certificate, quoted.
         proxy_header_size: size of the PROXY header in bytes, which the kernel counts as traffic.
     """
@@ -186,7 +186,7 @@ class SpawnedConnection:
         self.cause = ""
         self.on_closed: Callable[[], None] | None = None
         self.diag_key = b""
-        self.terminator: TlsTerminator | None = None
+        self.terminator: PipedConnection | None = None
         self.tls_fields = owner.no_value, owner.no_value
         self.proxy_header_size = 0
 
@@ -200,8 +200,8 @@ class SpawnedConnection:
 
     # Start of the process
 
-    def begin_handshake(self, terminator: TlsTerminator) -> None:
-        """Hand the connection over to a TlsTerminator: ACCEPTED -> HANDSHAKE."""
+    def begin_handshake(self, terminator: PipedConnection) -> None:
+        """Hand the connection over to a protocol that does its handshakes: ACCEPTED -> HANDSHAKE."""
         self._enter(SpawnedState.HANDSHAKE)
         self.terminator = terminator
 
@@ -279,6 +279,7 @@ class SpawnedConnection:
         was_terminating = self.state is SpawnedState.TERMINATING
         self._enter(SpawnedState.CLOSING)
         self._result = result
+        terminator.set_outcome(*_close_status(result, stops=self._daemon_stops))
         if not self.cause:
             terminator.end()
         elif was_terminating:
@@ -289,7 +290,7 @@ class SpawnedConnection:
             terminator.abort()
 
     def client_closed(self) -> None:
-        """Handle the end of the TLS client's connection: HANDSHAKE, CLOSING -> CLOSED."""
+        """Handle the end of a client's connection that the daemon keeps: HANDSHAKE, CLOSING -> CLOSED."""
         terminator, owner = self.terminator, self._owner
         if terminator is not None and terminator.failure_text:
             owner.counters.failures += not self.cause
@@ -305,6 +306,9 @@ class SpawnedConnection:
         A running process is not stopped here: only the process itself can tell when its output is complete.
         """
         self._daemon_stops = True
+        if self.pid and self.terminator is not None and self.terminator.websocket is not None:
+            # The client is told, as browsers expect it; for the process its input ends.
+            self.terminator.websocket.drain()
         if not self.pid and (self.launcher_client is None or self.launcher_client.failing):
             self.abort("shutdown")
 
@@ -437,6 +441,19 @@ class SpawnedConnection:
         more = {} if self.terminator is None else self.terminator.info(subject=self._owner.logs_subject)
         shown = _STATE_NAMES.get(self.state, "open")
         return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
+
+
+def _close_status(result: ExitResult, *, stops: bool) -> tuple[int, str]:
+    """Return the status and the reason of the Close frame that a WebSocket client gets (RFC 6455, section 7.4.1)."""
+    if result.reason == "shutdown" or (stops and result.reason == "done"):
+        return 1001, "the service stops"
+    if result.reason in ("kicked", "session", "idle", "first_byte"):
+        return 1008, f"ended by the server: {result.reason}"
+    if result.reason == "killed":
+        return 1011, f"killed by {result.code}"
+    if result.reason == "done":
+        return (1000, "") if result.code == "0" else (1011, f"exit status {result.code}")
+    return 1011, "the handler could not be run"
 
 
 def signal_name(number: int) -> str:

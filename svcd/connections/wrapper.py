@@ -296,12 +296,9 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         if self.service_admission.should_queue(found):
             return PendingConnection(self, addr, None)
         self.refused(found, addr)
-        service_admission = self.service_admission
-        return (
-            RejectProtocol(service_admission.refusals.lingering_closer, service_admission.refusals.banner)
-            if service_admission.refusals.banner
-            else None
-        )
+        refusals = self.service_admission.refusals
+        answer = refusals.answer(found)
+        return RejectProtocol(refusals.lingering_closer, answer) if answer else None
 
     def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Admit or refuse a connection."""
@@ -474,10 +471,10 @@ class PendingConnection:
             next_protocol = tracker.wrap(self._addr, found)
         else:
             tracker.refused(found, self._addr)
-            if tracker.service_admission.refusals.banner:
-                next_protocol = RejectProtocol(
-                    tracker.service_admission.refusals.lingering_closer, tracker.service_admission.refusals.banner
-                )
+            refusals = tracker.service_admission.refusals
+            answer = refusals.answer(found)
+            if answer:
+                next_protocol = RejectProtocol(refusals.lingering_closer, answer)
         self._slot = None
         if next_protocol is None:
             transport.loseConnection()

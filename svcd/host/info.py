@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import ipaddress
 import os
 import pickle
@@ -95,6 +96,12 @@ class Host:
             # ZoneInfoNotFoundError is a KeyError; OSError and ValueError are for names of directories and other files.
             return False
         return True
+
+    def has_module(self, name: str) -> bool:
+        """Return whether a Python module of an optional package is installed."""
+        # It may have been installed since the last search.
+        importlib.invalidate_caches()
+        return importlib.util.find_spec(name) is not None
 
     def has_mptcp(self) -> bool:
         """Return whether the kernel supports Multipath TCP."""

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgramRunner", "ProgramStarter", "connection_variables"]
 
-#: Prefixes of the variables that a connection may set; none of these makes a program load or run code.
-_CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_")
+#: Prefixes and names of the variables that a connection may set, some with WebSocket only; none of these makes a
+#: program load or run code, except HTTP_PROXY (httpoxy, CVE-2016-5385).
+_CONNECTION_PREFIXES = (b"TCP", b"REMOTE_", b"UNIXREMOTE", b"PROXY_", b"SSL_", b"HTTP_", b"REQUEST_", b"SERVER_")
+_CONNECTION_NAMES = frozenset({
+    b"GATEWAY_INTERFACE", b"HTTPS", b"PATH_INFO", b"PROTO", b"QUERY_STRING", b"SCRIPT_NAME", b"WEBSOCKET_PROTOCOL",
+})  # fmt: skip
+_PROXY = b"HTTP_PROXY"
 
 
 def connection_variables(data: bytes) -> dict[bytes, bytes]:
@@ -29,7 +34,7 @@ def connection_variables(data: bytes) -> dict[bytes, bytes]:
     values = {}
     for item in data.split(b"\0"):
         name, equals, value = item.partition(b"=")
-        if equals and (name.startswith(_CONNECTION_PREFIXES) or name == b"PROTO"):
+        if equals and (name in _CONNECTION_NAMES or (name.startswith(_CONNECTION_PREFIXES) and name != _PROXY)):
             values[name] = value
     return values
 

@@ -34,8 +34,8 @@ def launch_spec(service: Service, account: DaemonAccount) -> LaunchSpec:
     options = service.options
     user = _entry(options.user)
     program = options.server[0] if options.server else ""
-    # With TLS the daemon holds the connection and counts the bytes itself; for UNIX sockets the kernel counts none.
-    uncounted = options.wait or service.tls or service.net.local
+    # With TLS or WebSocket the daemon keeps the connection and counts; the kernel counts none of UNIX sockets.
+    uncounted = options.wait or service.piped or service.net.local
     holds = "TRAFFIC" in service.logged and service.runs in ("server", "python") and not uncounted
     # Standard error of a CGI program has no other place to go.
     logs_stderr = options.stderr == "log" or bool(options.cgi)

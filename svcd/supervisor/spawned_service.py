@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.service_websocket import ServiceWebSocket
 from svcd.connections.spawned import SpawnedTracker
 from svcd.supervisor.launch_rights import launcher_maker
 from svcd.supervisor.launch_spec import launch_spec
@@ -38,7 +39,11 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         launcher_client = launcher_maker(context, service, self._spec, zygote_client)
         service_admission = ServiceAdmission(context.connections, service)
         self._tls = self._make_tls(service, service_admission)
-        self._use_tracker(SpawnedTracker(service, context.connections, service_admission, launcher_client, self._tls))
+        self._websocket = ServiceWebSocket(context.reactor, service_admission)
+        self._websocket.prepare(service)()
+        self._use_tracker(
+            SpawnedTracker(service, context.connections, service_admission, launcher_client, self._tls, self._websocket)
+        )
         self.tracker.budget.evict_by(self._tls.evict)
 
     def port(self, opened: ListeningSocket, service: Service) -> ServingPort:
@@ -62,11 +67,13 @@ class SpawnedService(TrackedService[SpawnedTracker]):
         return leave_both
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:
-        spec, secure = launch_spec(service, self._context.account), self._tls.prepare(service)
+        spec = launch_spec(service, self._context.account)
+        secure, speak = self._tls.prepare(service), self._websocket.prepare(service)
         if spec == self._spec:
 
             def keep() -> None:
                 secure()
+                speak()
                 self._follow_hosts(self._retune_admission)
 
             return Prepared(keep, no_op)
@@ -75,6 +82,7 @@ class SpawnedService(TrackedService[SpawnedTracker]):
 
         def commit() -> None:
             secure()
+            speak()
             self._spec = spec
             self.tracker.use_launcher_client(launcher_client)
             self.started()

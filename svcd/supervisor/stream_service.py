@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from twisted.logger import Logger
 
 from svcd.connections.admission_queue import ServiceAdmission
+from svcd.connections.service_websocket import ServiceWebSocket
 from svcd.connections.wrapper import TrackingFactory
 from svcd.errors import reason_of
 from svcd.log.events import MODULE_CHANGED, PROBLEM, log_event
@@ -49,7 +50,9 @@ class StreamService(TrackedService[TrackingFactory]):
         self._factories = [self._factory]
         self._started = False
         self._tls = self._make_tls(service, service_admission)
-        factory = self._tls.wrap_factory(self._factory)
+        self._websocket = ServiceWebSocket(context.reactor, service_admission)
+        self._websocket.prepare(service)()
+        factory = self._wrapped(self._factory)
         self._use_tracker(TrackingFactory(service, context.connections, service_admission, factory, self._wrappers()))
         self.tracker.budget.evict_by(self._evict)
 
@@ -66,6 +69,10 @@ class StreamService(TrackedService[TrackingFactory]):
         from svcd.connections.tls_wrapper import TlsWrapper
 
         return TlsWrapper
+
+    def _wrapped(self, factory: IProtocolFactory) -> IProtocolFactory:
+        """Return the factory of the service, with WebSocket and TLS around its protocols if the service has them."""
+        return self._tls.wrap_factory(self._websocket.wrap_factory(factory))
 
     def _make_factory(self, service: Service) -> IProtocolFactory:
         """Return a new factory of the service; its connections use descriptors of the service's budget share."""
@@ -89,16 +96,18 @@ class StreamService(TrackedService[TrackingFactory]):
         return made if self._header_reader is None else self._descriptor_port(opened, made.adopt, tracker.may_accept)
 
     def _prepare_more(self, service: Service, zygote_client: ZygoteClient | None) -> Prepared:  # noqa: ARG002 - as all
-        factory, secure = self._make_factory(service), self._tls.prepare(service)
+        factory = self._make_factory(service)
+        secure, speak = self._tls.prepare(service), self._websocket.prepare(service)
         factory.doStart()
 
         def commit() -> None:
             secure()
+            speak()
             before, self._factory = self._factory, factory
             # Former factories are kept as long as they have connections that can be evicted.
             used = [each for each in self._factories if isinstance(each, BuiltinFactory) and each.evictable]
             self._factories = [*used, factory]
-            self.tracker.replace_factory(self._tls.wrap_factory(factory), self._wrappers())
+            self.tracker.replace_factory(self._wrapped(factory), self._wrappers())
             self._stop_factory(before)
 
         return Prepared(commit, partial(self._stop_factory, factory))

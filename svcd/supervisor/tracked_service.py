@@ -127,8 +127,8 @@ def _cost(service: Service) -> int:
     if service.options.root:
         # One more for a file that is sent.
         return 2
-    # With TLS two more for a socketpair, one end of which goes to the process.
-    return 3 if service.spawned and service.tls else 1
+    # With TLS or WebSocket two more for a socketpair, one end of which goes to the process.
+    return 3 if service.piped else 1
 
 
 def standing_descriptors(service: Service) -> int:

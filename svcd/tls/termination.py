@@ -1,66 +1,35 @@
-"""TLS termination for handler processes: the daemon decrypts, and the handler gets plaintext on a pair of sockets.
-
-The daemon has one end of the pair and the handler the other (unix(7), unnamed). Each direction ends independently and
-has its own back-pressure. All output that a handler has written before its exit reaches the client, whether or not the
-handler has read its input.
-"""
+"""TLS termination for handler processes: the daemon decrypts, and the handler gets plaintext on a pair of sockets."""
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from svcd.net.sock_diag import GONE
-from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
-from svcd.protocols.pipe import BufferedPipeEnd, PipeEnd
+from svcd.protocols.handler_pipe import PipedConnection
 from svcd.tls.protocol import TlsProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from twisted.internet.interfaces import IDelayedCall
-    from twisted.python.failure import Failure
-
-    from svcd.interfaces import AdoptConnection, DescriptorCounter, FdReactor
+    from svcd.interfaces import AdoptConnection, DescriptorCounter
+    from svcd.protocols.handler_pipe import ClientEnd
+    from svcd.protocols.websocket.protocol import WebSocketProtocol
+    from svcd.protocols.websocket.settings import WebSocketSettings
     from svcd.tls.handshakes import HandshakeTracker
 
-__all__ = ["ClientEnd", "HandlerEnd", "TlsTerminator"]
-
-#: Size of a read after the handler's exit, in bytes, and number of reads: more than the buffers of the pair hold.
-_PIECE = 65_536
-_MAX_PIECES = 64
+__all__ = ["TlsTerminator"]
 
 
-def _no_op() -> None:
-    """Do nothing."""
-
-
-class TlsTerminator(TlsProtocol):
+class TlsTerminator(PipedConnection, TlsProtocol):
     """TLS connection of a client, piped into the pair of sockets of its handler.
 
     Args:
         handshakes: the handshakes of the service.
         adopt: connects a protocol to the daemon's end of the pair.
         descriptors: counts the connection, and in advance the daemon's end of the pair.
-        on_handshake_done: called when the handshake is done.
+        on_handshake_done: called when the handshake is done, with WebSocket after that of WebSocket.
         on_close: called when the connection is closed.
-
-    Attributes:
-        closed: whether the connection is closed.
-        final_byte_counts: bytes received and sent, once it is closed; -1 if unknown.
+        websocket: the options of WebSocket, which is spoken within TLS; None without WebSocket.
     """
-
-    __slots__ = (
-        "_aborted",
-        "_adopt",
-        "_descriptors",
-        "_handler_connected",
-        "_on_close",
-        "_on_handshake_done",
-        "closed",
-        "final_byte_counts",
-    )
 
     def __init__(
         self,
@@ -69,265 +38,23 @@ class TlsTerminator(TlsProtocol):
         descriptors: DescriptorCounter,
         on_handshake_done: Callable[[], None],
         on_close: Callable[[], None],
+        websocket: WebSocketSettings | None = None,
     ) -> None:
-        super().__init__(handshakes, self._make_client_end)
-        self._adopt = adopt
-        self._descriptors = descriptors
-        self._on_handshake_done = on_handshake_done
-        self._on_close = on_close
-        self._aborted = self._handler_connected = self.closed = False
-        self.final_byte_counts = -1, -1
-        # One for the connection and one for the daemon's end of the pair: after its handshake a client must not fail
-        # for lack of a descriptor.
-        descriptors.acquire()
-        descriptors.acquire()
+        self.websocket = None
+        super().__init__(handshakes, self._make_inner)
+        self.begin_pipe(adopt, descriptors, on_handshake_done, on_close)
+        if websocket is not None:
+            # Imported late: few services have it.
+            from svcd.protocols.websocket.protocol import WebSocketProtocol
+
+            self.websocket = WebSocketProtocol(websocket, self._make_client_end, keeps_open=True)
+
+    def _make_inner(self) -> WebSocketProtocol | ClientEnd:
+        return self._make_client_end() if self.websocket is None else self.websocket
 
     def _make_client_end(self) -> ClientEnd:
-        return ClientEnd(self._on_handshake_done, self._handshakes.reactor)
+        return self.make_client_end(self._handshakes.reactor)
 
-    def makeConnection(self, transport: Any) -> None:  # noqa: ANN401 - what the reactor has
-        """Start the handshake on a new connection."""
-        super().makeConnection(transport)
-        if self._aborted:
-            transport.abortConnection()
-
-    def connect_handler(self) -> int:
-        """Create the pair of sockets; return the descriptor of the handler's blocking end. The caller owns it.
-
-        Raises:
-            OSError: no descriptor is left.
-        """
-        daemon_end, handler_end = socket.socketpair()
-        end = HandlerEnd(self.inner, self._descriptors.release)
-        self._handler_connected = True
-        try:
-            self._adopt(daemon_end.detach(), "", socket.AF_UNIX, end)
-        except OSError:
-            self._handler_connected = False
-            handler_end.close()
-            raise
-        return handler_end.detach()
-
-    def end(self, *, linger: bool = True) -> None:
-        """Close the connection after the handler's exit, as soon as the client has all output of the handler.
-
-        Args:
-            linger: whether the client has some time to close first.
-        """
-        client: ClientEnd | None = self.inner
-        if client is None:
-            return
-        client.handler_ended, client.linger = True, linger
-        if not self._handler_connected:
-            client.other_lost(orderly=True)
-        elif isinstance(client.other, HandlerEnd):
-            client.other.close_if_done()
-
-    def abort(self) -> None:
-        """Close the connection at once."""
-        self._aborted = True
-        if self.transport is not None and not self.closed:
-            self.abortConnection()
-
-    def byte_counts(self) -> tuple[int, int] | None:
-        """Return the bytes received, 0 before application data, and the bytes that the peer has acknowledged.
-
-        Returns:
-            The two counts; GONE if the connection is closed, None if the transport does not count them.
-        """
-        if self.closed:
-            return GONE
-        if self.transport is None:
-            return 0, 0
-        found: tuple[int, int] | None = getattr(self.transport, "traffic", None)
-        return found if found is None or self.received_data else (0, found[1])
-
-    def info(self, *, subject: bool) -> dict[str, object]:
-        """Return fields of the connection for svcctl and the status page; see TlsProtocol."""
-        counts = {} if self.transport is None else {"in": self.transport.bytes_in, "out": self.transport.bytes_out}
-        return {**(counts if not self.closed else {}), **super().info(subject=subject)}
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Handle the end of the connection."""
-        self.final_byte_counts = getattr(self.transport, "bytes_in", -1), getattr(self.transport, "bytes_out", -1)
-        try:
-            super().connectionLost(reason)
-        finally:
-            self.closed = True
-            self._descriptors.release()
-            if not self._handler_connected:
-                self._descriptors.release()
-            on_close = self._on_close
-            # Breaks reference cycles.
-            self._build_inner = self._on_handshake_done = self._on_close = _no_op
-            on_close()
-
-
-class ClientEnd(BufferedPipeEnd):
-    """Client's end of the pipe: plaintext from and to the client.
-
-    Args:
-        on_handshake_done: called when the handshake is done.
-        reactor: provides timers.
-
-    Attributes:
-        handler_ended: whether the handler has exited.
-        linger: whether the client has some time to close after the end of output.
-    """
-
-    linger = True
-    transport: TlsProtocol
-
-    def __init__(self, on_handshake_done: Callable[[], None], reactor: FdReactor) -> None:
-        self._on_handshake_done = on_handshake_done
-        self._reactor = reactor
-        self._shutdown_sent = self.handler_ended = False
-        self._discarded_bytes = 0
-        self._timer: IDelayedCall | None = None
-
-    def connectionMade(self) -> None:
-        """Report the end of the handshake; pause the client's input until the pair of sockets exists."""
-        self.transport.pauseProducing()
-        self._on_handshake_done()
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass data on to the handler; after its exit, discard a limited amount."""
-        super().dataReceived(data)
-        if self.closed:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > LINGER_BYTES:
-                # The client still has time to read the remaining output.
-                self.transport.pauseProducing()
-
-    def readConnectionLost(self) -> None:
-        """Pass the end of the client's input on to the handler."""
-        super().readConnectionLost()
-        if self.closed:
-            self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """Handle the shutdown of output; after the handler's exit the client's time to close begins."""
-        self._shutdown_sent = True
-        if self.closed:
-            self._linger()
-
-    def other_lost(self, *, orderly: bool) -> None:  # noqa: ARG002 - signature of PipeEnd
-        """Close after the handler's exit, as soon as the client has all output.
-
-        Closing with unread input sends a reset, which discards unsent output (RFC 1122, 4.2.2.13). So the client has
-        some time to close first.
-        """
-        self.closed = True
-        if self.input_ended:
-            self.transport.loseConnection()
-            return
-        self.transport.loseWriteConnection()
-        self.transport.resumeProducing()
-        if self._shutdown_sent:
-            self._linger()
-
-    def _linger(self) -> None:
-        if not self.linger:
-            self.transport.loseConnection()
-        elif self._timer is None:
-            self._timer = self._reactor.callLater(LINGER_SECONDS, self.transport.loseConnection)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Handle the end of the client's connection."""
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        super().connectionLost(reason)
-
-
-class HandlerEnd(PipeEnd):
-    """The daemon's end of the pair of sockets.
-
-    Args:
-        client: the client's end of the pipe.
-        release: called when the descriptor is closed.
-    """
-
-    def __init__(self, client: ClientEnd, release: Callable[[], None]) -> None:
-        self._client = client
-        self._release = release
-        self._shutdown_sent = False
-        self._discarded_bytes = 0
-
-    def connectionMade(self) -> None:
-        """Connect both ends of the pipe."""
-        transport: Any = self.transport
-        self._socket: socket.socket = transport.getHandle()
-        if self._client.closed:
-            # The client has closed the connection meanwhile.
-            transport.loseConnection()
-        else:
-            self._client.join(self)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass output on to the client; after the client's end, discard a limited amount."""
-        super().dataReceived(data)
-        if self.other is None:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > LINGER_BYTES:
-                self.transport.abortConnection()
-
-    def readConnectionLost(self) -> None:
-        """Pass the end of the handler's output on to the client."""
-        # Twisted's reactors may report the end while reading is paused, with output still unread.
-        self._read_remaining()
-        super().readConnectionLost()
-        if self.other is None:
-            self.transport.loseConnection()
-        else:
-            self.close_if_done()
-
-    def close_if_done(self) -> None:
-        """Close both ends if the handler has exited and its output has ended."""
-        client = self.other
-        if client is not None and self.input_ended and self._client.handler_ended:
-            self._disconnect()
-            self.transport.unregisterProducer()
-            self.transport.loseConnection()
-
-    def writeConnectionLost(self) -> None:
-        """Handle that all input of the client is written to the handler's socket."""
-        self._shutdown_sent = True
-        if self.other is None:
-            self.transport.loseConnection()
-
-    def other_lost(self, *, orderly: bool) -> None:
-        """Close after the client's end; the handler may still read what the client has sent."""
-        if not orderly:
-            self.transport.abortConnection()
-        elif self._shutdown_sent or self.input_ended:
-            self.transport.loseConnection()
-        else:
-            self.transport.loseWriteConnection()
-            self.transport.resumeProducing()
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # noqa: ARG002 - Twisted's signature
-        """Handle the end of the pair."""
-        if self.other is not None:
-            # A handler that leaves input unread resets the pair, possibly before all its output has been read.
-            self._read_remaining()
-            self._disconnect()
-        self._release()
-
-    def _read_remaining(self) -> None:
-        """Pass on the remaining output in the socket's buffer."""
-        client = self.other
-        if client is None:
-            return
-        with contextlib.suppress(OSError):
-            for _ in range(_MAX_PIECES):
-                data = self._socket.recv(_PIECE)
-                if not data:
-                    break
-                client.transport.write(data)
-
-    def _disconnect(self) -> None:
-        """Separate both ends of the pipe; the client's end then closes."""
-        client = self._client
-        self.other = client.other = None
-        client.transport.unregisterProducer()
-        client.other_lost(orderly=True)
+    def abort_client(self) -> None:
+        """Abort the client's connection."""
+        self.abortConnection()

@@ -105,6 +105,9 @@ _VALUES |= {
     ),
     "prefixes": st.builds("/{},/{}".format, st.integers(1, 32), st.integers(1, 128)),
     "path or none": _or_none(_PATH),
+    "web path": st.sampled_from(["/", "/chat", "/a/b~c", "/ü/", "/x=y"]),
+    "origins": _lists(st.sampled_from(["*", "null", "https://example.org", "http://[::1]:8080", "app://x"])),
+    "subprotocols": _lists(st.from_regex(r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]{1,9}\Z")),
     "days": st.integers(0, 9999).map("{}d".format),
     "protocols": _or_none(_lists(st.from_regex(r"\A[!-+\--~]{1,12}\Z"))),
     "client names": _lists(

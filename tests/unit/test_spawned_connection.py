@@ -64,10 +64,14 @@ class _FakeTerminator:
         self.closed = False
         self.failure_text = ""
         self.final_byte_counts = 5, 7
+        self.websocket = None
         self.calls: list[str] = []
 
     def end(self, *, linger: bool = True) -> None:
         self.calls.append("end" if linger else "end now")
+
+    def set_outcome(self, code: int, reason: str) -> None:
+        pass
 
     def abort(self) -> None:
         self.calls.append("abort")

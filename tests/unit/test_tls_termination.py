@@ -24,10 +24,11 @@ from svcd.log.formats import TextFormat
 from svcd.log.writer import LogWriter
 from svcd.process.messages import Ended, Started
 from svcd.protocols.base import LINGER_SECONDS
+from svcd.protocols.handler_pipe import ClientEnd, HandlerEnd
 from svcd.supervisor.daemon_account import DaemonAccount
 from svcd.supervisor.launch_spec import launch_spec
 from svcd.tls.service_tls import ServiceTls
-from svcd.tls.termination import ClientEnd, HandlerEnd, TlsTerminator
+from svcd.tls.termination import TlsTerminator
 from tests.doubles import LOCAL_PEER, PEER, FakeFiles, FakeReactor, FakeResolver, StreamDouble, list_sink, service_of
 from tests.tls import ANNA, FILES, TlsClient, tls_service
 

@@ -1,0 +1,1 @@
+"""WebSocket between clients and programs or servers that do not speak it (websocket=)."""
