@@ -212,6 +212,9 @@ class ClientEnd(BufferedPipeEnd):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass data on to the handler; after its exit, discard a limited amount."""
+        if self.other is not None:
+            self.other.transport.write(data)
+            return
         super().dataReceived(data)
         if self.closed:
             self._discarded_bytes += len(data)
@@ -285,11 +288,12 @@ class HandlerEnd(PipeEnd):
 
     def dataReceived(self, data: bytes) -> None:
         """Pass output on to the client; after the client's end, discard a limited amount."""
-        super().dataReceived(data)
-        if self.other is None:
-            self._discarded_bytes += len(data)
-            if self._discarded_bytes > LINGER_BYTES:
-                self.transport.abortConnection()
+        if self.other is not None:
+            self.other.transport.write(data)
+            return
+        self._discarded_bytes += len(data)
+        if self._discarded_bytes > LINGER_BYTES:
+            self.transport.abortConnection()
 
     def readConnectionLost(self) -> None:
         """Pass the end of the handler's output on to the client."""

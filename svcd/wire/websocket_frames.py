@@ -33,6 +33,8 @@ __all__ = ["CloseCode", "Frame", "FrameReader", "Opcode", "WebSocketError"]
 _SLICE = 65_536
 _FIN, _MASKED, _LENGTH = 0x80, 0x80, 0x7F
 _MASK_BYTES = 4
+#: Size of the shortest frame of a client, in bytes: its head and its mask.
+_SHORTEST = 2 + _MASK_BYTES
 #: Values of the length field that mean a length in the next two or eight bytes.
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 _CONTROL = 0x08
@@ -91,7 +93,8 @@ class Frame(NamedTuple):
 
 
 #: First bytes of messages in one frame, and of those that are compressed.
-_MESSAGES = (_FIN | Opcode.TEXT, _FIN | Opcode.BINARY)
+_TEXT_MESSAGE = _FIN | Opcode.TEXT
+_MESSAGES = (_TEXT_MESSAGE, _FIN | Opcode.BINARY)
 _COMPRESSED = 0x40
 _SHORT_HEADS = {
     first: [bytes((first, size)) for size in range(_TWO_BYTES)]
@@ -223,6 +226,21 @@ class FrameReader:
             self._data = data
         self._at = 0
 
+    def whole_message(self, data: bytes) -> Frame | None:
+        """Return the message, if the next bytes are exactly a frame with a whole message that is read here.
+
+        Otherwise return None; then feed() has to be called.
+
+        Raises:
+            WebSocketError: its text is not valid.
+        """
+        if self._frame_left or self._in_message or self._deflate is not None or self.has_input:
+            return None
+        found = self._short_frame(data, 0)
+        if found is None or found[1] != len(data):
+            return None
+        return Frame(data[0] & ~_FIN, found[0])
+
     def receive(self) -> Frame | None:
         """Return the next piece of a message or the next control frame; None if more bytes are needed.
 
@@ -230,18 +248,11 @@ class FrameReader:
             WebSocketError: invalid input; no further call is allowed.
         """
         data, at = self._data, self._at
-        have = len(data) - at
-        if have > 5 and not (self._frame_left or self._in_message or self._deflate) and data[at] in _MESSAGES:
-            size, start = data[at + 1] - _MASKED, at + 2 + _MASK_BYTES
-            if size == _TWO_BYTES and have > 7:
-                size, start = data[at + 2] << 8 | data[at + 3], start + 2
-                readable = size >= _TWO_BYTES
-            else:
-                readable = 0 <= size < _TWO_BYTES
-            end = start + size
-            if readable and end <= len(data) and size <= self._most:
-                self._at = end
-                return self._whole_message(data[at] & ~_FIN, data[start - _MASK_BYTES : start], data[start:end])
+        if not (self._frame_left or self._in_message or self._events) and self._deflate is None:
+            found = self._short_frame(data, at)
+            if found is not None:
+                payload, self._at = found
+                return Frame(data[at] & ~_FIN, payload)
         while not self._events:
             piece = self._next_piece()
             if not piece:
@@ -249,19 +260,31 @@ class FrameReader:
             self._events += self._read(piece)
         return self._events.pop(0)
 
-    @staticmethod
-    def _whole_message(opcode: int, mask: bytes, masked: bytes) -> Frame:
-        """Return a message that one frame has."""
-        size = len(masked)
+    def _short_frame(self, data: bytes, at: int) -> tuple[bytes, int] | None:
+        """Return the payload of a whole message in one frame, and the end of the frame; None for any other frame."""
+        have = len(data) - at
+        if have < _SHORTEST or data[at] not in _MESSAGES:
+            return None
+        size, start = data[at + 1] - _MASKED, at + _SHORTEST
+        if size == _TWO_BYTES and have >= _SHORTEST + 2:
+            size, start = data[at + 2] << 8 | data[at + 3], start + 2
+            if size < _TWO_BYTES:
+                return None
+        elif not 0 <= size < _TWO_BYTES:
+            return None
+        end = start + size
+        if end > len(data) or size > self._most:
+            return None
         # As numbers, which is faster than bytes one by one.
-        key = (mask * (size // _MASK_BYTES + 1))[:size]
-        payload = (int.from_bytes(masked, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
-        if opcode == Opcode.TEXT and not payload.isascii():
+        key = (data[start - _MASK_BYTES : start] * (size // _MASK_BYTES + 1))[:size]
+        number = int.from_bytes(data[start:end], "little") ^ int.from_bytes(key, "little")
+        payload = number.to_bytes(size, "little")
+        if data[at] == _TEXT_MESSAGE and not payload.isascii():
             try:
                 payload.decode()
             except UnicodeDecodeError:
                 raise WebSocketError(CloseCode.INVALID_TEXT, _NOT_UTF8) from None
-        return Frame(opcode, payload)
+        return payload, end
 
     def _next_piece(self) -> bytes:
         """Take the next bytes for wsproto, at most those of one frame; none while the head of a frame is incomplete."""

@@ -85,15 +85,12 @@ class LineMessages(MessageMode):
 
     def from_program(self, data: bytes) -> Iterator[bytes]:
         """Yield the complete lines of output."""
-        first, *others = data.split(b"\n")
-        if not others:
-            self._keep(first)
-            return
-        if self._incomplete:
-            self._keep(first)
-            first, self._incomplete = bytes(self._incomplete), bytearray()
-        last = others.pop()
-        for line in (first, *others):
+        *lines, last = data.split(b"\n")
+        if lines and self._incomplete:
+            self._keep(lines[0])
+            lines[0], self._incomplete = bytes(self._incomplete), bytearray()
+        # In the order of the output: the lines before a line that is too big are sent.
+        for line in lines:
             yield self._text(line)
         if last:
             self._keep(last)

@@ -144,6 +144,16 @@ class WebSocketProtocol:
         if self.agreement is None or self._state is _State.CLOSED:
             self._count_discarded(len(data))
             return
+        if self._wants_input and self._state is _State.OPEN and not self._delivering:
+            # Most reads of most connections are one message.
+            try:
+                frame = self._reader.whole_message(data)
+                if frame is not None:
+                    self.inner.dataReceived(self._mode.to_program(frame))
+                    return
+            except WebSocketError as error:
+                self._fail(error)
+                return
         self._reader.feed(data)
         if self._wants_input and not self._delivering:
             self._deliver()
@@ -151,7 +161,8 @@ class WebSocketProtocol:
     def readConnectionLost(self) -> None:
         """Handle the end of the client's input."""
         self._input_ended = True
-        if not self._reader.has_input or self._state is not _State.OPEN:
+        busy = self._state is _State.OPEN and (self._scheduled or not self._wants_input)
+        if not (busy and self._reader.has_input):
             self._end()
 
     def writeConnectionLost(self) -> None:
@@ -258,7 +269,8 @@ class WebSocketProtocol:
             self._delivering = False
         if failure is not None:
             self._fail(failure)
-        elif self._input_ended and self._state in _READING and not (self._wants_input and self._reader.has_input):
+        elif self._input_ended and self._state in _READING and self._wants_input:
+            # What is left is a part of a frame.
             self._end()
 
     def _data_of(self, frame: Frame) -> bytes:
@@ -311,7 +323,10 @@ class WebSocketProtocol:
             return
         self._wants_input = True
         if not self._reader.has_input:
-            self.transport.resumeProducing()
+            if self._input_ended:
+                self._end()
+            else:
+                self.transport.resumeProducing()
         elif not self._scheduled:
             self._scheduled = True
             self._settings.clock.callLater(0, self._deliver_pending)
