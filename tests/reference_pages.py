@@ -28,6 +28,7 @@ from svcd.metrics.registry import MetricsRegistry
 from svcd.metrics.snapshot import ServiceInfo, ServiceSnapshot
 from svcd.model import SocketType
 from svcd.process.environment import VARIABLES
+from svcd.process.websocket_environment import WEBSOCKET_VARIABLES
 from svcd.protocols.catalog import BUILTINS
 from svcd.protocols.sample_files import default_ports
 from svcd.protocols.status.metric_families import families
@@ -323,6 +324,7 @@ PARTS: Mapping[str, Callable[[], Iterator[str]]] = {
     "reasons of ends": _meanings("reason", END_REASONS),
     "reasons of refusals": _meanings("reason", REFUSE_REASONS),
     "environment": _meanings("variable", VARIABLES),
+    "websocket environment": _meanings("variable", WEBSOCKET_VARIABLES),
     "metrics": _metrics,
     "control commands": _control,
     "control limit": _control_limit,

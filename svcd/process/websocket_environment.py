@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from svcd.process.request_environment import RequestConnection, request_environment
+from svcd.process.request_environment import REQUEST_VARIABLES, RequestConnection, request_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["WEBSOCKET_VARIABLES", "websocket_environment"]
 
+#: Those of CGI, besides the variables of the connection that have the same names.
+_OF_CGI = (
+    "GATEWAY_INTERFACE", "HTTPS", "HTTP_*", "QUERY_STRING", "REQUEST_METHOD", "REQUEST_SCHEME", "REQUEST_URI",
+    "SERVER_ADDR", "SERVER_NAME", "SERVER_PORT", "SERVER_PROTOCOL", "SERVER_SOFTWARE",
+)  # fmt: skip
 #: What each variable contains, by name, for the reference documentation.
 WEBSOCKET_VARIABLES: Mapping[str, str] = {
+    **{name: REQUEST_VARIABLES[name] for name in _OF_CGI},
     "PATH_INFO": "The path of the request below that of websocket_path=, decoded; without websocket_path= the whole "
     "path.",
     "SCRIPT_NAME": "The path of websocket_path=; empty without it.",

@@ -15,10 +15,11 @@ from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
 from zope.interface import implementer
 
 from svcd.protocols.base import LINGER_BYTES, LINGER_SECONDS
+from svcd.protocols.websocket.output_gate import OutputGate
 from svcd.wire.websocket_frames import CloseCode, FrameReader, Opcode, WebSocketError
 from svcd.wire.websocket_handshake import HandshakeError, HandshakeReader
 
@@ -52,27 +53,6 @@ class _State(Enum):
 
 #: The states in which frames are read.
 _READING = (_State.OPEN, _State.CLOSING)
-
-
-@implementer(IPushProducer)
-class _OutputGate:
-    """The producer of the transport below: it stands for the inner protocol's producer, and for Pongs."""
-
-    __slots__ = ("_websocket",)
-
-    def __init__(self, websocket: WebSocketProtocol) -> None:
-        self._websocket = websocket
-
-    def pauseProducing(self) -> None:
-        """Handle that the transport has too much output."""
-        self._websocket.output_full(full=True)
-
-    def resumeProducing(self) -> None:
-        """Handle that the transport takes output again."""
-        self._websocket.output_full(full=False)
-
-    def stopProducing(self) -> None:
-        """Do nothing: connectionLost() follows."""
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -211,7 +191,7 @@ class WebSocketProtocol:
             self._reader = FrameReader(settings.most, agreement.deflate)
         self.transport.write(agreement.response)
         self._state = _State.OPEN
-        self.transport.registerProducer(_OutputGate(self), True)
+        self.transport.registerProducer(OutputGate(self.output_full), True)
         if settings.ping_seconds is not None:
             self._timer = settings.clock.callLater(settings.ping_seconds, self._check_ping)
         if settings.banner:
@@ -374,8 +354,12 @@ class WebSocketProtocol:
         """Unregister the producer of the inner protocol."""
         self._producer = None
 
-    def output_full(self, *, full: bool) -> None:
-        """Handle that the transport has too much output, or takes output again."""
+    def output_full(self, full: bool) -> None:
+        """Handle that the transport has too much output, or takes output again.
+
+        Args:
+            full: whether it has too much.
+        """
         self._output_is_full = full
         ping, self._ping = self._ping, None if not full else self._ping
         if not full and ping is not None and self._state is _State.OPEN:
