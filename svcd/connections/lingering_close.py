@@ -71,17 +71,23 @@ class LingeringCloser:
         self.open -= 1
         self._budget.release()
 
-    def close(self, fd: int, text: bytes) -> None:
+    def close(self, fd: int, text: bytes, *, answers: bool = False) -> None:
         """Send a banner on a connection and close it.
 
         Args:
             fd: the descriptor of a stream socket. Takes ownership of it.
             text: the banner, short enough for the send buffer of a new socket; empty to close at once.
+            answers: whether to send it only when the client has sent something: clients of HTTP may take a response
+                to no request for a fault.
         """
         if not text:
             os.close(fd)
             return
         sock = socket.socket(fileno=fd)
+        if answers and not self.crowded:
+            sock.setblocking(False)
+            _LingeringSocket(self, sock, text)
+            return
         try:
             sock.setblocking(False)
             sock.send(text, socket.MSG_NOSIGNAL)
@@ -98,10 +104,17 @@ class LingeringCloser:
 
 @implementer(IReadDescriptor)
 class _LingeringSocket:
-    """Socket whose write side is shut down, until the client closes."""
+    """Socket whose write side is shut down, until the client closes.
 
-    def __init__(self, lingering_closer: LingeringCloser, sock: socket.socket) -> None:
+    Args:
+        lingering_closer: counts the connection.
+        sock: the socket.
+        answer: sent when the client has sent something, before the write side is shut down; empty if that is done.
+    """
+
+    def __init__(self, lingering_closer: LingeringCloser, sock: socket.socket, answer: bytes = b"") -> None:
         self._lingering_closer = lingering_closer
+        self._answer = answer
         self._socket = sock
         self._discarded = 0
         lingering_closer.acquire()
@@ -117,8 +130,19 @@ class _LingeringSocket:
         except OSError:
             data = b""
         self._discarded += len(data)
-        if not data or self._discarded > _MAX_DISCARDED:
+        if not data or self._discarded > _MAX_DISCARDED or not self._send_answer():
             self._close()
+
+    def _send_answer(self) -> bool:
+        """Send the answer, unless it is sent; return whether the connection is still open."""
+        answer, self._answer = self._answer, b""
+        try:
+            if answer:
+                self._socket.send(answer, socket.MSG_NOSIGNAL)
+                self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
 
     def _close(self) -> None:
         if self._socket.fileno() < 0:
@@ -149,13 +173,15 @@ class RejectProtocol:
     Args:
         lingering_closer: counts the connection.
         text: the banner.
+        answers: whether to send it only when the client has sent something (LingeringCloser.close).
     """
 
-    __slots__ = ("_discarded", "_lingering_closer", "_text", "_timeout", "_transport")
+    __slots__ = ("_answers", "_discarded", "_lingering_closer", "_text", "_timeout", "_transport")
 
-    def __init__(self, lingering_closer: LingeringCloser, text: bytes) -> None:
+    def __init__(self, lingering_closer: LingeringCloser, text: bytes, *, answers: bool = False) -> None:
         self._lingering_closer = lingering_closer
         self._text = text
+        self._answers = answers
         self._discarded = 0
         # None before the connection is made and after it is lost.
         self._timeout: IDelayedCall | None = None
@@ -171,15 +197,21 @@ class RejectProtocol:
         if crowded:
             transport.write(self._text[:_AT_ONCE])
             transport.loseConnection()
-        else:
-            transport.write(self._text)
-            transport.loseWriteConnection()
+        elif not self._answers:
+            self._send()
+
+    def _send(self) -> None:
+        self._answers = False
+        self._transport.write(self._text)
+        self._transport.loseWriteConnection()
 
     def connectionMade(self) -> None:
         """Do nothing: makeConnection() is complete in itself."""
 
     def dataReceived(self, data: bytes) -> None:
         """Discard input."""
+        if self._answers:
+            self._send()
         self._discarded += len(data)
         if self._discarded > _MAX_DISCARDED:
             self._transport.loseConnection()

@@ -34,12 +34,13 @@ class RefusalReporter:
     Attributes:
         counts: the refusals so far, by reason.
         lingering_closer: closes the connections of refused clients.
+        answers_http: whether refused clients get an HTTP response, after their request.
     """
 
     def __init__(self, context: ConnectionContext, counters: ServiceCounters) -> None:
         self.lingering_closer = context.lingering_closer
         self._banner = b""
-        self._http = False
+        self.answers_http = False
         self._reactor = context.reactor
         self._log_writer = context.log_writer
         self._aggregator = RefusalAggregator(counters.refused)
@@ -61,11 +62,11 @@ class RefusalReporter:
             http: whether to send it as the content of an HTTP response, which WebSocket clients expect.
         """
         self._banner = banner
-        self._http = http
+        self.answers_http = http
 
     def answer(self, refusal: Refusal) -> bytes:
         """Return what is sent to a refused client; empty for nothing."""
-        if not self._http:
+        if not self.answers_http:
             return self._banner
         # Imported late: few services have WebSocket.
         from svcd.wire.websocket_handshake import http_response
@@ -99,7 +100,7 @@ class RefusalReporter:
             peer: the client's address as text, not quoted.
         """
         self.report(refusal, peer)
-        self.lingering_closer.close(fd, self.answer(refusal))
+        self.lingering_closer.close(fd, self.answer(refusal), answers=self.answers_http)
 
     def flush(self) -> None:
         """Write the lines of refusals that are not logged yet, at the end of the service."""

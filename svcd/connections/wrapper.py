@@ -298,7 +298,7 @@ class TrackingFactory(ConnectionTracker[ConnectionWrapper], Factory):
         self.refused(found, addr)
         refusals = self.service_admission.refusals
         answer = refusals.answer(found)
-        return RejectProtocol(refusals.lingering_closer, answer) if answer else None
+        return RejectProtocol(refusals.lingering_closer, answer, answers=refusals.answers_http) if answer else None
 
     def admit(self, addr: IAddress) -> ConnectionSlot | Refusal:
         """Admit or refuse a connection."""
@@ -474,7 +474,7 @@ class PendingConnection:
             refusals = tracker.service_admission.refusals
             answer = refusals.answer(found)
             if answer:
-                next_protocol = RejectProtocol(refusals.lingering_closer, answer)
+                next_protocol = RejectProtocol(refusals.lingering_closer, answer, answers=refusals.answers_http)
         self._slot = None
         if next_protocol is None:
             transport.loseConnection()

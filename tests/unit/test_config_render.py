@@ -49,6 +49,7 @@ def _or_none(values: SearchStrategy[str]) -> SearchStrategy[str]:
 _VALUES: dict[str, SearchStrategy[str]] = {
     "yes/no": st.sampled_from(["yes", "no"]),
     "count": st.integers(1, 9_999_999).map(str),
+    "count or none": _or_none(st.integers(1, 9_999_999).map(str)),
     "mode": st.integers(0, 0o777).map(lambda mode: f"{mode:03o}"),
     "duration": _DURATIONS,
     "timeout or none": _or_none(_DURATIONS.filter(DURATION.read)),
