@@ -62,7 +62,8 @@ def serve(start_controlled: Callable[..., Daemon]) -> Callable[..., Daemon]:
 def _connect(daemon: Daemon, service: str, target: str = "/", **more: Any) -> ClientConnection:
     more = {"compression": None, "open_timeout": PATIENCE, "close_timeout": PATIENCE, "proxy": None, **more}
     scheme = "wss" if "ssl" in more else "ws"
-    return connect_client(f"{scheme}://127.0.0.1:{daemon.port(service)}{target}", **more)
+    client: ClientConnection = connect_client(f"{scheme}://127.0.0.1:{daemon.port(service)}{target}", **more)
+    return client
 
 
 def _rest(client: socket.socket) -> bytes:
