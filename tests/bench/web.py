@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svcd.config.options import TABLE
 from tests.bench.http_load import HTTP_MODES
 from tests.bench.running import CGI, PEM, Kind, Running, free_port, has, spawn, svcd_with, wait_for, which
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.bench.running import Start
 
 __all__ = ["WEB", "make_site"]
@@ -131,10 +128,6 @@ def _svcd(line: str) -> Start:
     return svcd_with(line, "-r", "uv")
 
 
-def _knows(option: str) -> Callable[[], bool]:
-    return lambda: option in TABLE
-
-
 _TLS = frozenset({"https-1k"})
 _HTTP = f"http root=FOLDER/{_WWW}"
 _PEM = f"tls_cert=FOLDER/{PEM}"
@@ -147,15 +140,15 @@ WEB = [
     Kind("nginx", _nginx(secure=True), _TLS, has("nginx")),
     Kind("svcd, no log", _svcd(f"{_HTTP} {_SILENT}"), _FILES - _TLS),
     Kind("svcd, no log", _svcd(f"{_HTTP} {_SILENT} {_PEM}"), _TLS),
-    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED}"), _FILES - _TLS, _knows("access_log")),
-    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED} {_PEM}"), _TLS, _knows("access_log")),
-    Kind("svcd, no log", _svcd(f"{_HTTP} {_SILENT} {_CGI_DIR}"), _CGI, _knows("cgi")),
-    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED} {_CGI_DIR}"), _CGI, _knows("cgi")),
+    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED}"), _FILES - _TLS),
+    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED} {_PEM}"), _TLS),
+    Kind("svcd, no log", _svcd(f"{_HTTP} {_SILENT} {_CGI_DIR}"), _CGI),
+    Kind("svcd, both logs", _svcd(f"{_HTTP} {_LOGGED} {_CGI_DIR}"), _CGI),
     Kind("lighttpd", _lighttpd(secure=False), _FILES - _TLS | _CGI, has("lighttpd")),
     Kind("lighttpd", _lighttpd(secure=True), _TLS, has("lighttpd")),
     Kind("twistd web", _twistd_web(secure=False), _FILES - _TLS | _CGI),
     Kind("twistd web", _twistd_web(secure=True), _TLS),
     Kind("websocketd", _websocketd, _WEBSOCKET, has("websocketd")),
-    Kind("svcd, no log", _svcd(f"{_CAT} {_SILENT}"), _WEBSOCKET, _knows("websocket")),
-    Kind("svcd", _svcd(_CAT), _WEBSOCKET, _knows("websocket")),
+    Kind("svcd, no log", _svcd(f"{_CAT} {_SILENT}"), _WEBSOCKET),
+    Kind("svcd", _svcd(_CAT), _WEBSOCKET),
 ]

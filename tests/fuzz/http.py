@@ -50,6 +50,7 @@ _MOST_SECONDS = 10
 _REFUSALS = frozenset({400, 413, 414, 417, 431, 501, 505})
 #: The time in the Date of responses, in seconds since 1970.
 _NOW = 1_800_000_000.0
+_REFUSAL = re.compile(rb"(?<=\r\n\r\n)[45]\d\d [A-Za-z ]+\n$")
 _TOKENS = tuple(
     text.encode("latin-1")
     for text in (
@@ -217,7 +218,9 @@ class HttpFuzzer:
             connection = _Connection(self._factory)
             connection.send(data)
             connection.end()
-            assert connection.sent == sent, f"in one piece {connection.sent!r}, in several {sent!r}"
+            # Whether an invalid request line has the method HEAD is not known in any case.
+            same = _REFUSAL.sub(b"", connection.sent) == _REFUSAL.sub(b"", sent)
+            assert same, f"in one piece {connection.sent!r}, in several {sent!r}"
 
     @staticmethod
     def _answered(connection: _Connection) -> int:
