@@ -49,9 +49,12 @@ class FileOutput:
         socket: the descriptor of the connection.
         part: the descriptor of the file, the position of the first byte, and the number of bytes.
         failed: called with the reason if the file has fewer bytes or can't be read; the transport sends nothing more.
+
+    Attributes:
+        remaining: the number of bytes that are not sent yet.
     """
 
-    __slots__ = ("_count", "_failed", "_file", "_offset", "_owner", "_socket", "_stream")
+    __slots__ = ("_failed", "_file", "_offset", "_owner", "_socket", "_stream", "remaining")
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class FileOutput:
         self._owner = owner
         self._stream = stream
         self._socket = socket
-        self._file, self._offset, self._count = part
+        self._file, self._offset, self.remaining = part
         self._failed = failed
 
     def run(self) -> None:
@@ -72,7 +75,7 @@ class FileOutput:
         if self._owner.file_output is not self:
             # The connection has ended meanwhile.
             return
-        if not self._count:
+        if not self.remaining:
             self._owner.file_sent()
             return
         try:
@@ -84,7 +87,7 @@ class FileOutput:
     def _send(self) -> bool:
         """Send without a copy; return False if nothing was sent."""
         try:
-            sent = os.sendfile(self._socket, self._file, self._offset, min(self._count, _BURST))
+            sent = os.sendfile(self._socket, self._file, self._offset, min(self.remaining, _BURST))
         except OSError as error:
             if error.errno in _NOT_SENT:
                 return False
@@ -94,13 +97,13 @@ class FileOutput:
 
     def _write(self) -> bool:
         """Write a piece; return whether the kernel has it, otherwise uvloop calls when it does."""
-        piece = os.pread(self._file, min(self._count, _PIECE), self._offset)
+        piece = os.pread(self._file, min(self.remaining, _PIECE), self._offset)
         self._advance(len(piece))
         self._stream.write(piece)
         return not self._stream.get_write_buffer_size()
 
     def _advance(self, sent: int) -> None:
         if not sent:
-            raise OSError(errno.EIO, f"it became shorter while it was sent, {self._count} bytes are missing")
+            raise OSError(errno.EIO, f"it became shorter while it was sent, {self.remaining} bytes are missing")
         self._offset += sent
-        self._count -= sent
+        self.remaining -= sent

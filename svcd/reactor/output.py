@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.python.failure import Failure
 
-from svcd.reactor.file_output import FileOutput
-
 if TYPE_CHECKING:
     from asyncio import Transport
     from collections.abc import Callable, Iterable
 
+    from svcd.reactor.file_output import FileOutput
     from svcd.reactor.native import NativeReactor
 
 __all__ = ["OutputMixin", "discard"]
@@ -141,32 +140,6 @@ class OutputMixin:
             self._ending = True
             if self.producer is None or (self.streamingProducer and not self._full):
                 self._send_eof()
-
-    def send_file(self, part: tuple[int, int, int], failed: Callable[[OSError], None]) -> None:
-        """Send a part of a file, after the output so far, without a copy into this process.
-
-        The push producer, which must be registered, is paused, and resumed when the part is sent. Until then nothing
-        else may be written, and the file must stay open.
-
-        Args:
-            part: the descriptor of a regular file, the position of the first byte, and the number of bytes.
-            failed: called with the reason if the file has fewer bytes or can't be read. The transport sends nothing
-                more: the connection has to be aborted.
-        """
-        if not self.connected:
-            return
-        self.file_output = FileOutput(self, self._uv, self._fd, part, failed)
-        self._uv.set_write_buffer_limits(0)
-        self.producer.pauseProducing()
-        if not self._uv.get_write_buffer_size():
-            self._call_soon(self.file_output.run)
-
-    def file_sent(self) -> None:
-        """Resume the producer after a part of a file."""
-        self.file_output = None
-        self._uv.set_write_buffer_limits()
-        if self.producer is not None:
-            self._call(self.producer.resumeProducing)
 
     @property
     def writing(self) -> bool:

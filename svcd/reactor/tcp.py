@@ -10,9 +10,12 @@ from zope.interface import implementer
 
 from svcd.net.stream_sockets import COUNTS_BYTES, byte_counts, socket_traffic
 from svcd.net.twisted_addresses import tcp_address
+from svcd.reactor.file_output import FileOutput
 from svcd.reactor.starttls import StartTLS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from twisted.internet.address import IPv4Address, IPv6Address
 
 __all__ = ["TCP6Transport", "TCPTransport"]
@@ -47,6 +50,31 @@ class TCPTransport(StartTLS):
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Set whether small writes are sent at once (TCP_NODELAY)."""
         self._raw_handle().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def send_file(self, part: tuple[int, int, int], failed: Callable[[OSError], None]) -> FileOutput:
+        """Send a part of a file, after the output so far, without a copy into this process; return what is sent.
+
+        The connection must not have ended. The push producer, which must be registered, is paused, and resumed when
+        the part is sent. Until then nothing else may be written, and the file must stay open.
+
+        Args:
+            part: the descriptor of a regular file, the position of the first byte, and the number of bytes.
+            failed: called with the reason if the file has fewer bytes or can't be read. The transport sends nothing
+                more: the connection has to be aborted.
+        """
+        self.file_output = output = FileOutput(self, self._uv, self._fd, part, failed)
+        self._uv.set_write_buffer_limits(0)
+        self.producer.pauseProducing()
+        if not self._uv.get_write_buffer_size():
+            self._call_soon(output.run)
+        return output
+
+    def file_sent(self) -> None:
+        """Resume the producer after a part of a file."""
+        self.file_output = None
+        self._uv.set_write_buffer_limits()
+        if self.producer is not None:
+            self._call(self.producer.resumeProducing)
 
     @property
     def bytes_in(self) -> int:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from twisted.internet.threads import blockingCallFromThread
 
+from svcd.reactor.starttls import _secure
+from svcd.reactor.tcp import TCPTransport
+from svcd.reactor.unix import UNIXTransport
 from tests.reactor.conftest import Recorder, Recorders
 from tests.reactor.test_streams import listen, read_all
 
@@ -198,3 +201,10 @@ def test_two_clients(harness: ReactorHarness, factory: Recorders) -> None:
             return read_all(sock)
 
     assert harness.run(client, factory) == b"head" + PART + b"tail"
+
+
+def test_transports_that_do_not_send_files() -> None:
+    """UNIX sockets, whose bytes are counted when they are written, and connections with TLS do not send files."""
+    assert hasattr(TCPTransport, "send_file")
+    assert not hasattr(UNIXTransport, "send_file")
+    assert not hasattr(object.__new__(_secure(TCPTransport)), "send_file")

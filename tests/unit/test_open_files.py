@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet.task import Clock
 
+from svcd.protocols.http.outgoing_body import OutgoingBody
 from svcd.protocols.http.response import GET_AND_HEAD, Response
 from svcd.protocols.http.server import HttpFactory
 from svcd.protocols.open_files import FileBody, OpenFiles
@@ -58,15 +60,18 @@ class _SendingTransport(StreamDouble):
         super().__init__(protocol)
         self.parts: list[tuple[tuple[int, int, int], Callable[[OSError], None]]] = []
 
-    def send_file(self, part: tuple[int, int, int], failed: Callable[[OSError], None]) -> None:
+    def send_file(self, part: tuple[int, int, int], failed: Callable[[OSError], None]) -> SimpleNamespace:
         """Note the part, and pause the producer."""
         self.parts.append((part, failed))
         self.producer.pauseProducing()
+        self.sending = SimpleNamespace(remaining=part[2])
+        return self.sending
 
     def send_next(self) -> None:
         """Send a part, and resume the producer."""
         (descriptor, offset, count), _ = self.parts.pop(0)
         self.sent += os.pread(descriptor, count, offset)
+        self.sending.remaining = 0
         self.producer.resumeProducing()
 
 
@@ -129,3 +134,15 @@ def test_a_client_that_goes_while_a_part_is_sent(path: Path) -> None:
     transport.abortConnection()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_the_bytes_that_were_sent(path: Path) -> None:
+    """If a part is not sent whole, the bytes that are missing are not counted."""
+    sending = SimpleNamespace(remaining=0)
+    for remaining, sent in ((0, 500_004), (499_999, 5)):
+        outgoing = OutgoingBody(_body(path, b"head", (0, 500_000)), 500_004, chunked=False)
+        assert outgoing.read(lambda: None) == b"head"
+        assert outgoing.send_part(lambda *_: sending, lambda _: None)
+        sending.remaining = remaining
+        outgoing.close()
+        assert outgoing.sent == sent

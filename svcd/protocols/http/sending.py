@@ -124,14 +124,10 @@ class ResponseSender(LingeringProtocol):
         self.transport.write(opening + (chunk(content) if chunked and content else content))
 
     def _send_piece(self, outgoing: OutgoingBody) -> None:
-        # A transport without TLS on the uv reactor.
+        # TCP transports without TLS on the uv reactor have it.
         send_file = getattr(self.transport, "send_file", None)
-        if send_file is not None:
-            part = outgoing.take_part()
-            if part is not None:
-                self._sent += part[2]
-                send_file(part, self._not_whole)
-                return
+        if send_file is not None and outgoing.send_part(send_file, self._not_whole):
+            return
         try:
             data = outgoing.read(self._pump)
         except OSError as error:
