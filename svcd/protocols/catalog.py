@@ -259,8 +259,8 @@ def _http_settings(options: ServiceOptions, deps: ServiceDependencies) -> HttpSe
 
 
 def _access_log(options: ServiceOptions, deps: ServiceDependencies) -> AccessLog | None:
-    from svcd.log.access_line import CombinedFormat, JsonLineFormat
     from svcd.protocols.http.access_log import AccessLog, EventFormat
+    from svcd.wire.access_line import CombinedFormat, JsonLineFormat
 
     if options.access_log is None:
         return None

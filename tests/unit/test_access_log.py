@@ -15,7 +15,6 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 
-from svcd.log.access_line import CombinedFormat, JsonLineFormat, printable
 from svcd.log.files import LogFiles
 from svcd.log.formats import JsonFormat, TextFormat
 from svcd.log.writer import LogWriter
@@ -24,6 +23,7 @@ from svcd.protocols.http.access_log import AccessLog, EventFormat
 from svcd.protocols.http.context import HttpSettings
 from svcd.protocols.http.response import Response, Upgrade, text_response
 from svcd.protocols.http.server import HttpFactory
+from svcd.wire.access_line import CombinedFormat, JsonLineFormat, printable
 from svcd.wire.http_request import HttpRequest
 from tests.doubles import PEER, LogCatcher, StreamDouble, dependencies, list_sink, service_of
 

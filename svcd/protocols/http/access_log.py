@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from svcd.addresses import short_address, unmapped
-from svcd.log.access_line import printable
 from svcd.log.events import REQUEST
+from svcd.wire.access_line import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from twisted.internet.interfaces import IAddress
 
-    from svcd.log.access_line import RequestFacts
     from svcd.log.writer import LogWriter
+    from svcd.wire.access_line import RequestFacts
     from svcd.wire.http_request import HttpRequest
 
 __all__ = ["CLIENT_GONE", "AccessLog", "EventFormat"]
