@@ -14,11 +14,12 @@ __all__ = ["FileOutput"]
 
 #: The largest number of bytes that are sent before the loop serves other connections.
 _BURST = 1_048_576
-#: The size of a read, in bytes, where sendfile(2) sends nothing.
-_PIECE = 65_536
-#: Errors of sendfile(2) that mean that it does not send: the connection takes nothing now or has ended, or the file has
-#: no pages to send. A write follows: it waits for the client, or tells uvloop that the connection has ended.
-_NOT_SENT = frozenset({errno.EAGAIN, errno.EINTR, errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.ENOSYS,
+#: The size of a read, in bytes, where sendfile(2) does not work, and where the connection takes nothing now: the latter
+#: is small, since it is copied only to be told when the connection takes more.
+_PIECE, _SMALL_PIECE = 65_536, 4096
+#: Errors of sendfile(2) that mean that it does not work: the connection has ended, or the file has no pages to send. A
+#: write follows, which tells uvloop that the connection has ended.
+_NOT_SENT = frozenset({errno.EINTR, errno.EPIPE, errno.ECONNRESET, errno.EINVAL, errno.ENOSYS,
                        errno.ENOTCONN, errno.EOVERFLOW, errno.ENOMEM})  # fmt: skip
 
 
@@ -79,25 +80,26 @@ class FileOutput:
             self._owner.file_sent()
             return
         try:
-            if self._send() or self._write():
+            if self._send():
                 self._owner._call_soon(self.run)  # noqa: SLF001 - the two classes are one transport
         except OSError as error:
             self._failed(error)
 
     def _send(self) -> bool:
-        """Send without a copy; return False if nothing was sent."""
+        """Send more; return whether the kernel has all of it, otherwise uvloop calls when it does."""
         try:
             sent = os.sendfile(self._socket, self._file, self._offset, min(self.remaining, _BURST))
+        except BlockingIOError:
+            return self._write(_SMALL_PIECE)
         except OSError as error:
             if error.errno in _NOT_SENT:
-                return False
+                return self._write(_PIECE)
             raise
         self._advance(sent)
         return True
 
-    def _write(self) -> bool:
-        """Write a piece; return whether the kernel has it, otherwise uvloop calls when it does."""
-        piece = os.pread(self._file, min(self.remaining, _PIECE), self._offset)
+    def _write(self, size: int) -> bool:
+        piece = os.pread(self._file, min(self.remaining, size), self._offset)
         self._advance(len(piece))
         self._stream.write(piece)
         return not self._stream.get_write_buffer_size()
