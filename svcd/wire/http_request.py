@@ -161,6 +161,8 @@ class RequestReader:
         # that it reads this body.
         self._ends_early = self._is_reframed = False
         self._body: RequestBody | None = None
+        # Whether a body has ended within this call of feed().
+        self._has_ended_body = False
         self._remaining = 0
         # The parser; None until it is needed.
         self._parser: Any = None
@@ -194,12 +196,16 @@ class RequestReader:
         return requests
 
     def _feed(self, data: bytes) -> list[HttpRequest]:
+        self._has_ended_body = False
         if self._error is None:
             data, self._rest = self._rest + data, b""
             self._read(data)
         if self._done:
             done, self._done = self._done, []
             return done
+        if self._has_ended_body:
+            # The end of the body is handled before the error after it.
+            return []
         if self._error is not None:
             raise HttpError(self._error)
         return []
@@ -391,6 +397,7 @@ class RequestReader:
             self._ended = not (self._keep_alive and self._parser.should_keep_alive())
             body, self._body = self._body, None
             if body is not None:
+                self._has_ended_body = True
                 body.end(whole=True)
 
     def _fail(self, status: HTTPStatus) -> None:

@@ -118,6 +118,7 @@ class RequestBody:
     def drop(self) -> None:
         """Drop what has arrived and what will arrive; a handler that has started it is told that it ends early."""
         self._dropped = True
+        self._whole = self._whole and not self._pieces
         self._pieces.clear()
         on_end, self._on_end = self._on_end, None
         self._on_data = None

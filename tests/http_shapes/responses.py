@@ -45,7 +45,9 @@ def read_answers(data: bytes, methods: Sequence[str], *, ended: bool) -> tuple[l
     """
     answers: list[HttpAnswer] = []
     while data:
-        method = methods[len(answers)] if len(answers) < len(methods) else "GET"
+        # Interim responses precede that of the same request.
+        number = sum(answer.status >= 200 for answer in answers)
+        method = methods[number] if number < len(methods) else "GET"
         found = read_answer(data, method, ended=ended)
         if found is None:
             break

@@ -255,6 +255,16 @@ def test_a_body_above_the_limit(framing: str) -> None:
     assert client.transport.write_closed
 
 
+def test_an_error_just_after_a_body() -> None:
+    """A body is whole, and its request is answered, if invalid data follows it in the same piece."""
+    client = _Client()
+    client.post("a", "Content-Length: 5", body="a")
+    client.send("bcde\x00nonsense")
+    assert client.handler.data == [b"a", b"bcde", "end"]
+    client.reply()
+    assert client.statuses == [200, 400]
+
+
 def test_an_invalid_body_after_the_start_of_the_response() -> None:
     """If the response has begun, it is cut off: the client must not take it for complete."""
     client = _Client()
