@@ -24,9 +24,12 @@ _NAMES = frozenset({
     b"CONTENT_LENGTH", b"CONTENT_TYPE", b"DOCUMENT_ROOT", b"GATEWAY_INTERFACE", b"HTTPS", b"PATH_INFO", b"QUERY_STRING",
     b"REDIRECT_STATUS", b"SCRIPT_NAME",
 })  # fmt: skip
+_MOST_NAMES = 256
+_allowed = set(_NAMES)
 _PREFIXES = (b"HTTP_", b"REMOTE_", b"REQUEST_", b"SERVER_", b"SSL_")
 _PROXY = b"HTTP_PROXY"
 
+_EXECUTABLE = stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH
 #: The beginning of the name of a program that writes a whole HTTP response (RFC 3875, section 5).
 _NPH = b"nph-"
 
@@ -36,9 +39,18 @@ def request_variables(data: bytes) -> dict[bytes, bytes]:
     values = {}
     for item in data.split(b"\0"):
         name, equals, value = item.partition(b"=")
-        if equals and (name in _NAMES or (name.startswith(_PREFIXES) and name != _PROXY)):
+        if equals and (name in _allowed or _is_allowed(name)):
             values[name] = value
     return values
+
+
+def _is_allowed(name: bytes) -> bool:
+    """Return whether a request may set a variable; remember some names that it may set."""
+    if not name.startswith(_PREFIXES) or name == _PROXY:
+        return False
+    if len(_allowed) < _MOST_NAMES:
+        _allowed.add(name)
+    return True
 
 
 class CgiRunner:
@@ -123,7 +135,8 @@ class CgiRunner:
                     continue
                 if stat.S_ISLNK(mode):
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                if not stat.S_ISREG(mode) or not os.access(name, os.X_OK, dir_fd=folder):
+                if not stat.S_ISREG(mode) or not mode & _EXECUTABLE:
+                    # Whether this user may execute it shows at the start, as EACCES too.
                     raise OSError(errno.EACCES, os.strerror(errno.EACCES))
                 os.fchdir(folder)
                 return count

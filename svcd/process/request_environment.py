@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from svcd.addresses import unmapped
@@ -63,6 +64,8 @@ _OMITTED = frozenset({
 #: How many names of fields are kept with their variables; clients use few different ones.
 _KNOWN_NAMES = 256
 _variables: dict[bytes, bytes] = {}
+#: The number of connections that are kept with their variables.
+_KNOWN_CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,9 @@ class RequestConnection:
 
     def variables(self) -> list[bytes]:
         """Return the variables that all requests of the connection share, except REMOTE_HOST."""
+        return self._make() if self.tls is not None else _plain_variables(self)
+
+    def _make(self) -> list[bytes]:
         values = {"GATEWAY_INTERFACE": "CGI/1.1", "SERVER_SOFTWARE": "svcd", "REDIRECT_STATUS": "200"}
         if self.server is not None:
             values |= {"SERVER_ADDR": unmapped(self.server[0]), "SERVER_PORT": str(self.server[1])}
@@ -95,6 +101,11 @@ class RequestConnection:
         if self.tls is not None:
             values |= {"HTTPS": "on", **self.tls}
         return [f"{name}={value}".encode(errors="surrogateescape") for name, value in values.items()]
+
+
+@lru_cache(_KNOWN_CONNECTIONS)
+def _plain_variables(connection: RequestConnection) -> list[bytes]:
+    return connection._make()
 
 
 def request_environment(request: HttpRequest, connection: RequestConnection, remote_host: str = "") -> list[bytes]:

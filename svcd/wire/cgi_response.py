@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 __all__ = ["MOST_CGI_FIELDS", "MOST_CGI_HEAD", "CgiError", "CgiHead", "CgiHeadReader"]
@@ -20,6 +21,10 @@ __all__ = ["MOST_CGI_FIELDS", "MOST_CGI_HEAD", "CgiError", "CgiHead", "CgiHeadRe
 #: The largest head of a program's response in bytes, and the most fields in it.
 MOST_CGI_HEAD = 32_768
 MOST_CGI_FIELDS = 100
+
+#: The number of heads that are kept with their values, and the size of the largest: programs write the same ones again.
+_KNOWN_HEADS = 128
+_KNOWN_HEAD_SIZE = 512
 
 #: A field line (RFC 3875, section 6.3): no blank before the colon, no control characters in the value, no line folding.
 _FIELD = re.compile(rb"([-!#$%&'*+.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*?)[ \t]*")
@@ -100,11 +105,18 @@ class CgiHeadReader:
         if found is None:
             return None
         self.rest = self._data[found.end() :]
-        return _head(self._data[: found.start()])
+        data = self._data[: found.start()]
+        return _known_head(data) if len(data) <= _KNOWN_HEAD_SIZE else _head(data)
 
     def end(self) -> CgiError:
         """Return the error of output that ended before the head was complete."""
         return CgiError("it ended within the header of its response" if self._data else "it ended without a response")
+
+
+@lru_cache(_KNOWN_HEADS)
+def _known_head(data: bytes) -> CgiHead:
+    """Return the head that a program has most likely written before."""
+    return _head(data)
 
 
 def _head(data: bytes) -> CgiHead:

@@ -116,6 +116,8 @@ class _Client:
         program = self.launcher.programs[number]
         self.open_fds |= set(program.fds)
         program.script.started(Started(number + 1, 500 + number, nph))
+        # The output is watched soon.
+        self.clock.pump([0.002])
         self.read()
 
     def write(self, data: bytes, number: int = 0) -> None:

@@ -10,6 +10,7 @@ options to interpreters (CVE-2012-1823).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +36,10 @@ __all__ = ["CgiHandler", "CgiSettings"]
 
 #: The number of local redirects that are followed for one request.
 _MOST_REDIRECTS = 10
+#: The number of request targets that are kept with their paths.
+_KNOWN_TARGETS = 256
+#: The time after which the output of a program is watched, in seconds. Most programs end before, and need no watch.
+_WATCH_SECONDS = 0.002
 #: The interval of the checks of time limits, in seconds.
 _CHECK_SECONDS = 0.5
 #: The time after which a client may try again, in seconds, for Retry-After.
@@ -100,11 +105,14 @@ class CgiHandler:
         root = settings.root.encode(errors="surrogateescape")
         self._root_variable = [b"DOCUMENT_ROOT=" + root] if root else []
         self._prefix = [each for each in settings.path.split("/") if each]
+        self._path_of = lru_cache(_KNOWN_TARGETS)(self._path)
         self._others = others
         self._launcher = launcher
         self._running: dict[CgiScript, None] = {}
         # Requests that wait for the end of a program, each with the time at which it began to wait.
         self._waiting: dict[Deferred[bool], float] = {}
+        # Programs that have started, and whose output is not watched yet.
+        self._unwatched: list[CgiScript] = []
         self._check_call: IDelayedCall | None = None
 
     def respond(self, request: HttpRequest, peer: IAddress, transport: StreamTransport) -> Reply:
@@ -116,16 +124,25 @@ class CgiHandler:
         return self._respond(request, peer, transport, 0)
 
     def _respond(self, request: HttpRequest, peer: IAddress, transport: StreamTransport, redirects: int) -> Reply:
-        segments = path_segments(request.target)
-        count = len(self._prefix)
-        if segments[:count] != self._prefix or len(segments) == count:
+        path = self._path_of(request.target)
+        if not path:
             return respond_with(self._others, request, peer, transport)
-        call = _Call(request, peer, transport, "/" + "/".join(segments[count:]), redirects=redirects)
+        call = _Call(request, peer, transport, path, redirects=redirects)
         resolver = self._settings.resolver
         place = _place(peer)
         if resolver is None or place is None:
             return self._run(call)
         return resolver.host_of(place[0]).addCallback(lambda host: self._run(replace(call, remote_host=host or "")))
+
+    def _path(self, target: bytes) -> str:
+        """Return the path of a target below the programs' directory, decoded; empty for another path.
+
+        Raises:
+            HttpError: 400 for a bad path.
+        """
+        segments = path_segments(target)
+        count = len(self._prefix)
+        return "/" + "/".join(segments[count:]) if segments[:count] == self._prefix and segments[count:] else ""
 
     def _run(self, call: _Call) -> Reply:
         """Start the program of a request, or let the request wait."""
@@ -145,7 +162,9 @@ class CgiHandler:
         ])  # fmt: skip
         if len(environment) > MAX_ENVIRONMENT:
             raise HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        script = CgiScript(call.request, self._launcher, lambda reason: self._failed(call, reason), self._over)
+        script = CgiScript(
+            call.request, self._launcher, lambda reason: self._failed(call, reason), self._over, self._watch_soon
+        )
         self._running[script] = None
         self._check_later()
         try:
@@ -181,6 +200,16 @@ class CgiHandler:
             waiting = next(iter(self._waiting))
             del self._waiting[waiting]
             waiting.callback(True)
+
+    def _watch_soon(self, script: CgiScript) -> None:
+        if not self._unwatched:
+            self._launcher.reactor.callLater(_WATCH_SECONDS, self._watch)
+        self._unwatched.append(script)
+
+    def _watch(self) -> None:
+        scripts, self._unwatched = self._unwatched, []
+        for script in scripts:
+            script.watch_head()
 
     def _check_later(self) -> None:
         if self._check_call is None:

@@ -93,6 +93,7 @@ class CgiScript:
         launcher: starts the program.
         failed: called with the reason of a failure of the program, for the log.
         on_exit: called when the program has ended, or can't be started.
+        watch_soon: calls watch_head() soon.
 
     Attributes:
         response: the Deferred of the response, or of the head of a local redirect. It fails with an HttpError. If it is
@@ -108,6 +109,7 @@ class CgiScript:
         launcher: ScriptLauncher,
         failed: Callable[[str], None],
         on_exit: Callable[[CgiScript], None],
+        watch_soon: Callable[[CgiScript], None],
     ) -> None:
         self.response: Deferred[ScriptResult] = Deferred(self._cancel)
         self.wake: Callable[[], None] = _no_op
@@ -116,6 +118,7 @@ class CgiScript:
         self._reactor = launcher.reactor
         self._failed = failed
         self._on_exit = on_exit
+        self._watch_soon = watch_soon
         self._number = 0
         # The pipe of the output; -1 after the close.
         self._fd = -1
@@ -172,7 +175,7 @@ class CgiScript:
         if self._fd < 0:
             self._launcher.end(self._number)
             return
-        self._watch()
+        self._watch_soon(self)
         if self._input is not None:
             self._input.start()
 
@@ -225,6 +228,11 @@ class CgiScript:
             self._end()
 
     # Output
+
+    def watch_head(self) -> None:
+        """Read the head of the response when it is there, unless it was read, or the program has ended."""
+        if self._reader is not None:
+            self._watch()
 
     def _watch(self) -> None:
         if not self._reading and self._fd >= 0:
