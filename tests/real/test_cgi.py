@@ -342,7 +342,7 @@ def test_hundred_programs_at_the_same_time(server: _Server) -> None:
         # The last close of the pipe lets the rest of the readers go.
         wait_until(lambda: _release(server.pids / "fifo", results), "all programs have ended")
         assert {each.result() for each in results} == {(200, b"one\ntwo\n")}
-    assert server.daemon.descriptors() < 60
+    wait_until(lambda: server.daemon.descriptors() < 60, "the descriptors of the connections are closed")
 
 
 def _release(fifo: Path, results: list[Future[tuple[int, bytes]]]) -> bool:
