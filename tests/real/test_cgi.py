@@ -355,7 +355,7 @@ def _release(fifo: Path, results: list[Future[tuple[int, bytes]]]) -> bool:
 
 def test_limit_of_programs(server: _Server) -> None:
     """Requests beyond cgi_instances wait, and get 503 with Retry-After after cgi_timeout."""
-    server.serve("cgi_instances=1 cgi_timeout=2s")
+    server.serve("cgi_instances=1 cgi_timeout=4s")
     with ThreadPoolExecutor(8) as pool:
         assert {each[0] for each in pool.map(server.get, ["env"] * 8)} == {200}
     with server.daemon.connect("http/tcp") as client:
