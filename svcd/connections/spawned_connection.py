@@ -28,6 +28,7 @@ __all__ = [
     "SpawnedConnection",
     "SpawnedOwner",
     "SpawnedState",
+    "close_status",
     "signal_name",
 ]
 
@@ -279,7 +280,7 @@ class SpawnedConnection:
         was_terminating = self.state is SpawnedState.TERMINATING
         self._enter(SpawnedState.CLOSING)
         self._result = result
-        terminator.set_outcome(*_close_status(result, stops=self._daemon_stops))
+        terminator.set_outcome(*close_status(result, stops=self._daemon_stops))
         if not self.cause:
             terminator.end()
         elif was_terminating:
@@ -443,7 +444,7 @@ class SpawnedConnection:
         return self._owner.facts(self, self.peer, **{"pid": self.pid, "state": shown, **more})
 
 
-def _close_status(result: ExitResult, *, stops: bool) -> tuple[int, str]:
+def close_status(result: ExitResult, *, stops: bool) -> tuple[int, str]:
     """Return the status and the reason of the Close frame that a WebSocket client gets (RFC 6455, section 7.4.1)."""
     if result.reason == "shutdown" or (stops and result.reason == "done"):
         return 1001, "the service stops"

@@ -234,7 +234,7 @@ class FrameReader:
         Raises:
             WebSocketError: its text is not valid.
         """
-        if self._frame_left or self._in_message or self._deflate is not None or self.has_input:
+        if self._frame_left or self._in_message or self._deflate is not None or len(self._data) > self._at:
             return None
         found = self._short_frame(data, 0)
         if found is None or found[1] != len(data):

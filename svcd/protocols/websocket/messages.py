@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from svcd.wire.websocket_frames import Frame
 
+#: A number: comparisons with members of enumerations take longer.
+_BINARY = int(Opcode.BINARY)
+
 __all__ = ["MODES", "BinaryMessages", "LineMessages", "MessageMode", "TextMessages"]
 
 
@@ -75,8 +78,10 @@ class LineMessages(MessageMode):
 
     def to_program(self, frame: Frame) -> bytes:
         """Return a message of the client as a line, once it is complete."""
-        data = super().to_program(frame)
-        if not frame.finished:
+        opcode, data, finished = frame
+        if opcode == _BINARY:
+            return super().to_program(frame)
+        if not finished:
             self._received += data
             return b""
         if self._received:

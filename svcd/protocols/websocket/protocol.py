@@ -51,6 +51,8 @@ class _State(Enum):
     CLOSED = 4
 
 
+#: A global variable, which is found sooner than a member of an enumeration.
+_OPEN = _State.OPEN
 #: The states in which frames are read.
 _READING = (_State.OPEN, _State.CLOSING)
 
@@ -116,24 +118,25 @@ class WebSocketProtocol:
 
     def dataReceived(self, data: bytes) -> None:
         """Handle bytes from the client."""
-        if self._state is _State.HANDSHAKE:
+        if self._state is _OPEN:
+            self._received = True
+            self._counts_before_ping = None
+            if self._wants_input and not self._delivering:
+                # Most reads of most connections are one message.
+                try:
+                    frame = self._reader.whole_message(data)
+                    if frame is not None:
+                        self.inner.dataReceived(self._mode.to_program(frame))
+                        return
+                except WebSocketError as error:
+                    self._fail(error)
+                    return
+        elif self._state is _State.HANDSHAKE:
             self._read_head(data)
             return
-        self._received = True
-        self._counts_before_ping = None
-        if self.agreement is None or self._state is _State.CLOSED:
+        elif self.agreement is None or self._state is _State.CLOSED:
             self._count_discarded(len(data))
             return
-        if self._wants_input and self._state is _State.OPEN and not self._delivering:
-            # Most reads of most connections are one message.
-            try:
-                frame = self._reader.whole_message(data)
-                if frame is not None:
-                    self.inner.dataReceived(self._mode.to_program(frame))
-                    return
-            except WebSocketError as error:
-                self._fail(error)
-                return
         self._reader.feed(data)
         if self._wants_input and not self._delivering:
             self._deliver()
@@ -327,7 +330,7 @@ class WebSocketProtocol:
 
     def write(self, data: bytes) -> None:
         """Send output of the inner protocol as messages."""
-        if self._state is not _State.OPEN:
+        if self._state is not _OPEN:
             return
         opcode, message, mode = self._mode.opcode, self._reader.message, self._mode
         try:
