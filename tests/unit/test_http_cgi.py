@@ -558,6 +558,20 @@ def test_requests_wait_for_programs(connect: Callable[..., _Client]) -> None:
     assert client.statuses[1:] == [503]
 
 
+def test_programs_that_waited_and_can_not_be_started(connect: Callable[..., _Client]) -> None:
+    """Each failure makes room for the next request, however many wait."""
+    client = connect(instances=1)
+    client.get()
+    client.start()
+    others = [client.sibling() for _ in range(2000)]
+    for other in others:
+        other.dataReceived(b"GET /cgi-bin/x HTTP/1.1\r\nHost: a\r\n\r\n")
+    client.launcher.descriptors.most = 0
+    client.launcher.programs[0].script.ended(0)
+    assert all(other.transport.value().startswith(b"HTTP/1.1 503 ") for other in others)
+    assert len(client.launcher.programs) == 1
+
+
 def test_a_request_that_waits_is_forgotten_with_its_client(connect: Callable[..., _Client]) -> None:
     """A lost client leaves the queue."""
     client = connect(instances=0)

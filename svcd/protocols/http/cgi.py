@@ -111,6 +111,7 @@ class CgiHandler:
         self._running: dict[CgiScript, None] = {}
         # Requests that wait for the end of a program, each with the time at which it began to wait.
         self._waiting: dict[Deferred[bool], float] = {}
+        self._is_starting = False
         # Programs that have started, and whose output is not watched yet.
         self._unwatched: list[CgiScript] = []
         self._check_call: IDelayedCall | None = None
@@ -146,7 +147,7 @@ class CgiHandler:
 
     def _run(self, call: _Call) -> Reply:
         """Start the program of a request, or let the request wait."""
-        if self._settings.instances is None or len(self._running) < self._settings.instances:
+        if self._has_room:
             return self._start(call)
         waiting: Deferred[bool] = Deferred(self._forget)
         self._waiting[waiting] = self._launcher.reactor.seconds()
@@ -194,12 +195,23 @@ class CgiHandler:
         del self._waiting[waiting]
 
     def _over(self, script: CgiScript) -> None:
-        """Handle the end of a program: start the next one that waits."""
+        """Handle the end of a program: start those that wait, as long as there is room."""
         del self._running[script]
-        if self._waiting:
-            waiting = next(iter(self._waiting))
-            del self._waiting[waiting]
-            waiting.callback(True)
+        if self._is_starting:
+            # A program that waited could not be started: the loop goes on, without recursion.
+            return
+        self._is_starting = True
+        try:
+            while self._waiting and self._has_room:
+                waiting = next(iter(self._waiting))
+                del self._waiting[waiting]
+                waiting.callback(True)
+        finally:
+            self._is_starting = False
+
+    @property
+    def _has_room(self) -> bool:
+        return self._settings.instances is None or len(self._running) < self._settings.instances
 
     def _watch_soon(self, script: CgiScript) -> None:
         if not self._unwatched:
