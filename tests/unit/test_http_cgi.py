@@ -568,7 +568,7 @@ def test_programs_that_waited_and_can_not_be_started(connect: Callable[..., _Cli
         other.dataReceived(b"GET /cgi-bin/x HTTP/1.1\r\nHost: a\r\n\r\n")
     client.launcher.descriptors.most = 0
     client.launcher.programs[0].script.ended(0)
-    assert all(other.transport.value().startswith(b"HTTP/1.1 503 ") for other in others)
+    assert all(other.transport.sent.startswith(b"HTTP/1.1 503 ") for other in others)
     assert len(client.launcher.programs) == 1
 
 
