@@ -25,6 +25,7 @@ __all__ = [
     "accept_batch",
     "byte_counts",
     "close_counted",
+    "consistent_info",
     "final_byte_counts",
     "socket_traffic",
     "traffic",
@@ -135,9 +136,26 @@ def socket_traffic(sock: Any, *, client_closed: bool = False) -> tuple[int, int]
 def final_byte_counts(sock: socket.socket) -> tuple[int, int]:
     """Return `byte_counts` of a connection that is about to be closed; UNKNOWN without counters (UNIX sockets)."""
     try:
-        return byte_counts(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)) or UNKNOWN
+        return byte_counts(consistent_info(sock)) or UNKNOWN
     except OSError:
         return UNKNOWN
+
+
+def consistent_info(sock: Any) -> bytes:  # noqa: ANN401 - any object with getsockopt()
+    """Return the first COUNTS_BYTES of a TCP socket's structure, with the state to which the counters belong.
+
+    The kernel reads the state before it locks the connection for the counters: a FIN that arrives between them is a
+    byte of the state before. A state does not come back, so two equal ones have the counters of the first between them.
+
+    Raises:
+        OSError: the socket is no open TCP socket.
+    """
+    info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)
+    while True:
+        later: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)
+        if later[:1] == info[:1]:
+            return info
+        info = later
 
 
 def close_counted(fd: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import ITCPTransport, ITLSTransport
 from zope.interface import implementer
 
-from svcd.net.stream_sockets import COUNTS_BYTES, byte_counts, socket_traffic
+from svcd.net.stream_sockets import COUNTS_BYTES, byte_counts, consistent_info, socket_traffic
 from svcd.net.twisted_addresses import tcp_address
 from svcd.reactor.file_output import FileOutput
 from svcd.reactor.starttls import StartTLS
@@ -108,7 +108,10 @@ class TCPTransport(StartTLS):
         # line.
         sock = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, self._fd)
         try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)
+            if self.disconnected and not self._got_eof:
+                info = consistent_info(sock)
+            else:
+                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, COUNTS_BYTES)
         finally:
             sock.detach()
         counts = byte_counts(info, client_closed=self._got_eof, write_closed=self._eof_sent)

@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import shutil
+import site
 import subprocess
 import sys
 import threading
@@ -248,7 +249,10 @@ def _environment(private: Path, user: int) -> dict[str, str]:
         kept += ["COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"]
     system = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
     found = {name: os.environ[name] for name in kept if name in os.environ}
-    found |= {name: environment()[name] for name in ("PYTHONPATH", "PYTHONUNBUFFERED")}
+    found["PYTHONUNBUFFERED"] = "1"
+    if (path := environment()["PYTHONPATH"]) not in site.getsitepackages():
+        # An interpreter finds what is installed for it; for pip of another environment it would be installed there.
+        found["PYTHONPATH"] = path
     return found | {
         "PATH": ":".join([f"{private}/bin", str(Path(sys.executable).parent), *system]),
         "HOME": str(private / "home"),

@@ -6,9 +6,10 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from twisted.internet.task import Clock
@@ -235,3 +236,18 @@ def test_end_of_the_stream_is_not_counted(client_closes: bool) -> None:
                     sent += served.send(bytes(65_536))
             served.shutdown(socket.SHUT_WR)
             assert final_byte_counts(served) == (3 if client_closes else 0, sent)
+
+
+def test_a_state_belongs_to_its_counters() -> None:
+    """The end of the stream arrives while the kernel answers: it has read the state before, and the counters after."""
+    established, time_wait = 1, 6
+
+    class Socket:
+        states = iter([established, time_wait, time_wait])
+
+        def getsockopt(self, *_arguments: int) -> bytes:
+            """Return a tcp_info with 11 bytes received, one of which is the end, and 10,000 sent."""
+            return struct.pack("=B119xQQ8xI52xQQ", next(self.states), 10_000, 11, 0, 10_000, 0)
+
+    sock: Any = Socket()
+    assert final_byte_counts(sock) == (10, 10_000)
