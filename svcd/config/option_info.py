@@ -28,7 +28,7 @@ SPAWNED = ("server", "python")
 #: the built-in.
 CGI = "cgi"
 _LAUNCHED = (*SPAWNED, CGI)
-#: The options whose handlers can be put behind WebSocket.
+#: The options that select a handler which can be put behind WebSocket.
 _BEHIND_WEBSOCKET = (*SPAWNED, "redirect")
 
 #: The groups of the table, in the order of the manual.

@@ -78,8 +78,8 @@ class WebSocketOptions:
     )  # fmt: skip
     websocket_origin: tuple[str, ...] = option(
         ORIGINS, (), "websocket", "websocket",
-        "Web sites whose pages may connect; * allows all. Default: pages of the host and port that the client has "
-        "connected to. Clients that send no Origin are no browsers, and may always connect.",
+        "Allowed origins of web pages; * allows all. Default: the host and port of the connection. Clients that send "
+        "no Origin are no browsers, and may always connect.",
         example="count 8080/tcp server=/srv/bin/count websocket=lines websocket_origin=https://example.org",
     )  # fmt: skip
     websocket_protocols: tuple[str, ...] = option(

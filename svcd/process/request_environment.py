@@ -3,7 +3,7 @@
 They are bytes as in the message to the launcher, NAME=VALUE separated by NULs (svcd.process.environment), with the
 octets of the request unchanged. The launcher adds those that depend on the program: SCRIPT_FILENAME, PATH_TRANSLATED.
 
-AUTH_TYPE, REMOTE_USER and REMOTE_IDENT are never set: the server authenticates nobody by HTTP. A body with chunked
+AUTH_TYPE, REMOTE_USER and REMOTE_IDENT are never set: the server has no HTTP authentication. A body with chunked
 transfer coding has no CONTENT_LENGTH, since it is passed on before its length is known; the end of the standard input
 is its end. The RFC asks for a length, which would need the whole body first.
 """

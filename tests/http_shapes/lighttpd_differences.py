@@ -153,7 +153,7 @@ LIGHTTPD = Peer(
             },
         ),
         Difference(
-            "lighttpd speaks HTTP/2 to who begins with its preface, or asks for it by Upgrade.",
+            "lighttpd speaks HTTP/2 to a client that begins with its preface, or asks for it by Upgrade.",
             {
                 "9112 2.2: the preface of HTTP/2": "waits",
                 "9110 7.8: an upgrade to HTTP/2 is ignored": "101 closed",
